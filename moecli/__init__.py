@@ -1,0 +1,3 @@
+"""moecli: a command-line laboratory for Mixture-of-Experts language models."""
+
+__version__ = "0.1.0"

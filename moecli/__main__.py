@@ -1,0 +1,5 @@
+"""`python -m moecli`."""
+
+from moecli.cli.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""Analysis: gathers routing records over a text and reduces them to numbers. Computes, never draws."""

@@ -1,0 +1,93 @@
+"""The `moecli` command: its sub-commands, and the one place that turns errors into a line and an exit code.
+
+Knows the command table. Must not import torch: `moecli --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import click
+import typer
+
+import moecli
+from moecli.cli import console
+from moecli.cli import eval as eval_file
+from moecli.cli import train as train_file
+from moecli.cli.recipes import recipes_app
+from moecli.errors import MoecliError
+
+INTERRUPTED = 128 + signal.SIGINT
+
+app = typer.Typer(
+    name="moecli",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A laboratory for Mixture-of-Experts language models: train small ones, see what their experts do.",
+    epilog="Begin with: moecli train quickstart",
+)
+app.command("train", epilog=train_file.EPILOG)(train_file.train_command)
+app.command("eval", epilog=eval_file.EPILOG)(eval_file.eval_command)
+app.add_typer(recipes_app, name="recipes")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.stdout().print(f"moecli {moecli.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error; works after any command too.")] = False,
+) -> None:
+    """Options before the command. `--debug` is read by `main`, which takes it from anywhere in the line."""
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage, recipe or input, 130 interrupted."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(_run(arguments, debug=debug))
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    try:
+        result: Any = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        console.print_error("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe went away; a further write at exit would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error, as_json="--json" in arguments)
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    if isinstance(error, MoecliError):
+        message, exit_code = str(error), error.exit_code
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        message, exit_code = "out of memory\n  next: make the model, data.seq_len or training.batch_size smaller", 1
+    elif isinstance(error, OSError):
+        message, exit_code = f"{error.filename or 'the system'}: {error.strerror or error}\n  next: check the disk and the permissions", 1
+    else:
+        message, exit_code = f"{type(error).__name__}: {error}\n  next: this is a bug in moecli; run again with --debug and report it", 1
+    console.print_error(message)
+    if as_json:
+        console.print_json({"error": message})
+    return exit_code

@@ -1,0 +1,47 @@
+"""The two streams: results on stdout, everything else that people read on stderr when stdout has to stay clean.
+
+Knows rich. Must not know any command.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+# Lines that are piped into a file are not broken at the width of a terminal that isn't there.
+PIPED_WIDTH = 200
+
+
+def stdout() -> Console:
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    return _console(stderr=True)
+
+
+def for_people(as_json: bool) -> Console:
+    """Where text for people goes: with --json stdout belongs to the one JSON object."""
+    return stderr() if as_json else stdout()
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Exactly one JSON object on stdout."""
+    stdout().print(json.dumps(content), soft_wrap=True, markup=False, highlight=False)
+
+
+def print_error(message: str) -> None:
+    """A user's error: the first line in red, where there is colour."""
+    first, _, rest = message.partition("\n")
+    console = stderr()
+    console.print(f"[red]error:[/red] {escape(first)}", soft_wrap=True, highlight=False)
+    if rest:
+        console.print(rest, soft_wrap=True, markup=False, highlight=False)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)

@@ -1,0 +1,47 @@
+"""`moecli eval`.
+
+Knows its options and how to show a loss. Must not know how it is computed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moecli.cli import console
+from moecli.cli.options import JsonOption
+
+EPILOG = "Examples: `moecli eval outputs/quickstart/...`, `moecli eval RUN --text notes.txt --json`."
+
+
+class SplitName(StrEnum):
+    validation = "validation"
+    train = "train"
+
+
+def eval_command(
+    run: Annotated[Path, typer.Argument(help="A run folder (its latest checkpoint), or a checkpoint folder in one.", show_default=False)],
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text file to evaluate on instead. Can be repeated.")] = None,
+    split: Annotated[SplitName, typer.Option(help="Which part of the recipe's corpus.")] = SplitName.validation,
+    as_json: JsonOption = False,
+) -> None:
+    """Held-out loss of a trained run: pure cross-entropy, perplexity, bits per byte."""
+    from moecli.workflows.eval import evaluate_run
+
+    result = evaluate_run(run, text=text or [], split=split.value)
+    if as_json:
+        console.print_json(result.to_json())
+        return
+    evaluation = result.evaluation
+    out = console.stdout()
+    for line in (
+        f"checkpoint    {result.checkpoint}",
+        f"text          {result.corpus} ({result.split}): {evaluation.tokens:,} tokens, {evaluation.num_bytes:,} bytes",
+        f"loss          {evaluation.loss:.6f} nats/token",
+        f"perplexity    {evaluation.perplexity:.4f}",
+        f"bits per byte {evaluation.bits_per_byte:.4f}",
+    ):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)

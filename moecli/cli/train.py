@@ -1,0 +1,69 @@
+"""`moecli train`.
+
+Knows its options and how to show a training. Must not know how training works.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moecli.cli import console
+from moecli.cli.options import JsonOption, SetOption
+
+if TYPE_CHECKING:
+    from moecli.recipe.schema import Recipe
+
+EPILOG = "Examples: `moecli train quickstart`, `moecli train my.yaml --set training.steps=50 --out runs/first`, and with --resume to go on."
+
+
+def train_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of one that ships with moecli.")],
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder. Default: outputs/<name>/<time>.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest run of this name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters, FLOPs and bytes; train nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe; write a run folder with checkpoint, metrics and routing report."""
+    from moecli.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    people = console.for_people(as_json)
+    for notice in loaded.notices:
+        people.print(f"note: {notice}", markup=False, highlight=False)
+    if dry_run:
+        _dry_run(loaded.recipe, as_json)
+        return
+    from moecli.cli.stop import StopRequest
+    from moecli.cli.train_progress import TrainProgress
+    from moecli.cli.train_summary import print_summary
+    from moecli.workflows.events import Event, TrainingStarted
+    from moecli.workflows.train import train
+
+    stop = StopRequest(people)
+
+    def listener(event: Event) -> None:
+        if isinstance(event, TrainingStarted):
+            stop.begin()
+        progress.show(event)
+
+    with TrainProgress(people) as progress, stop.armed():
+        result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested)
+    if as_json:
+        console.print_json(result.to_json())
+    else:
+        print_summary(people, result)
+
+
+def _dry_run(recipe: "Recipe", as_json: bool) -> None:
+    from moecli.cli.train_summary import print_plan
+    from moecli.workflows.plan import plan_training
+
+    plan = plan_training(recipe)
+    if as_json:
+        console.print_json(plan.to_json())
+    else:
+        print_plan(console.stdout(), plan)

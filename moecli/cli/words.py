@@ -1,0 +1,22 @@
+"""Numbers as people read them.
+
+Knows formatting. Must not know what is counted.
+"""
+
+from __future__ import annotations
+
+
+def big_number(number: float) -> str:
+    """3,712,512 -> "3.71 M"."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f}"
+
+
+def num_bytes(number: float) -> str:
+    """2,000,000 -> "2.0 MB" (powers of 1,000)."""
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number:.0f} B"

@@ -1,0 +1,56 @@
+"""What a disk that refuses looks like to the user, and files that appear whole or not at all.
+
+Knows files and errors. Must not know what is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moecli.errors import MachineError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+}
+
+
+@contextmanager
+def disk_errors(where: str, next_step: str) -> Iterator[None]:
+    """Turns an OSError inside the block into a MachineError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, where, next_step) from error
+
+
+def disk_error(error: OSError, where: str, next_step: str) -> MachineError:
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    return MachineError(f"can't read or write here: {reason}", where=where, next_step=next_step)
+
+
+def is_disk_error(error: BaseException | None) -> bool:
+    """Whether this is the disk refusing to be written, rather than a file that is not there."""
+    return isinstance(error, OSError) and error.errno in _REASONS
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Writes a UTF-8 file that is there whole or, where something fails, not at all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

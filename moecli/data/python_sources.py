@@ -1,0 +1,65 @@
+"""Finding the source text of modules through the import system, without importing them.
+
+Knows finders and loaders. Must not know which modules are wanted, nor what becomes of the text.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+
+# An entry of sys.path that has all of these is where the standard library lives; one that shadows a module of it is not.
+LANDMARKS = ("os", "io", "codecs", "argparse")
+
+
+def library_roots(search_path: Iterable[str]) -> list[str]:
+    """The entries of a search path, folders or zip files, that hold the standard library."""
+    return [entry for entry in search_path if entry and all(find_source(name, [entry]) for name in LANDMARKS)]
+
+
+def find_sources(names: Iterable[str], roots: Sequence[str], left_out: Collection[str]) -> Iterator[tuple[str, str]]:
+    """(dotted name, source) of the modules of these names and of all modules inside them, in the order of their names.
+
+    `left_out` are last parts of dotted names: neither a module of such a name nor what is inside it is taken.
+    """
+    for name in names:
+        yield from _walk(name, roots, left_out)
+
+
+def find_source(name: str, roots: Sequence[str]) -> str | None:
+    """The source of the module with this dotted name, or None where there is none."""
+    spec, path = None, roots
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:depth]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations or []
+    return _source_of(spec)
+
+
+def _walk(name: str, path: Sequence[str], left_out: Collection[str]) -> Iterator[tuple[str, str]]:
+    if name.rpartition(".")[2] in left_out:
+        return
+    spec = PathFinder.find_spec(name, path)
+    source = _source_of(spec)
+    if source:
+        yield name, source
+    if spec is not None and spec.submodule_search_locations:
+        inside = list(spec.submodule_search_locations)
+        for module in sorted(pkgutil.iter_modules(inside), key=lambda module: module.name):
+            yield from _walk(f"{name}.{module.name}", inside, left_out)
+
+
+def _source_of(spec: ModuleSpec | None) -> str | None:
+    """None for a namespace, a compiled module, or a source that can't be decoded."""
+    get_source = getattr(spec and spec.loader, "get_source", None)
+    if spec is None or get_source is None:
+        return None
+    try:
+        source: str | None = get_source(spec.name)
+    except (ImportError, UnicodeDecodeError, SyntaxError, OSError):
+        return None
+    # A source in a zip file comes with the line ends that it was packed with.
+    return source and source.replace("\r\n", "\n")

@@ -1,0 +1,79 @@
+"""The loss that is reported: cross-entropy in nats per token, and what follows from it.
+
+Knows logits and targets. Must not add anything to the loss: dense and MoE models are compared by it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from moecli.config import Config, NonNegativeInt, PositiveInt
+from moecli.data.batches import Batch
+from moecli.model.device import Precision, autocast
+from moecli.model.gpt import GPT
+from moecli.moe.routing import RoutingRecord
+
+Observer = Callable[[Batch, tuple[RoutingRecord | None, ...]], None]
+
+
+class EvaluationConfig(Config):
+    """Validation during training."""
+
+    every: NonNegativeInt = 200
+    """Steps between validations; 0 for one at the end alone."""
+    batch_size: PositiveInt = 16
+    """Sequences that go through the model at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's loss on a text."""
+
+    loss: float
+    """Nats per token, end-of-text tokens included."""
+    tokens: int
+    """Tokens that were predicted."""
+    num_bytes: int
+    """UTF-8 bytes of the text that those tokens spell."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between tokenizers, as nats per token are not."""
+        return self.loss * self.tokens / math.log(2) / self.num_bytes
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None
+) -> Evaluation:
+    """Mean cross-entropy over all tokens of the batches, each token once.
+
+    Args:
+        model: put into evaluation mode and left in it.
+        batches: the text.
+        num_bytes: its length in UTF-8 bytes.
+        precision: of matrix products; the loss is summed in float64.
+        observe: is handed each batch with the routing records of all layers.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    nats = torch.zeros((), dtype=torch.float64)
+    tokens = 0
+    for batch in batches:
+        batch = batch.to(device)
+        with autocast(device, precision):
+            logits_BSV, records = model(batch.ids_BS)
+        nats += F.cross_entropy(logits_BSV.float().flatten(0, 1), batch.targets_BS.flatten(), reduction="sum").cpu()
+        tokens += batch.targets_BS.numel()
+        if observe is not None:
+            observe(batch, records)
+    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes)

@@ -1,0 +1,126 @@
+"""What a GPT costs, counted before it is allocated: parameters, FLOPs, bytes.
+
+Knows the model's structure through a copy on the meta device, so the counts can't drift from the code. Must not know data or training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from moecli.model.config import GPTConfig
+from moecli.model.gpt import GPT, Block
+from moecli.moe.activations import ACTIVATIONS
+from moecli.moe.layers import MLP, DenseMoE, SparseMoE
+
+FLOAT32_BYTES = 4
+ADAMW_STATES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """Exact counts of one model."""
+
+    params_total: int
+    """Every parameter; a tied embedding counts once."""
+    params_active: int
+    """Parameters that one token uses, with both the input embedding and the output layer counted whole."""
+    params_active_without_embedding: int
+    """The same without the input embedding, of which a token only reads one row. Equal to the above where it is tied."""
+    forward_flops_per_token: int
+    """Multiplications and additions of all matrix products, attention scores over the full square of seq_len included."""
+
+    @property
+    def train_flops_per_token(self) -> int:
+        """Forward and backward: a matrix product has two in its backward pass."""
+        return 3 * self.forward_flops_per_token
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes that training needs, in float32 with AdamW; activations are those that the backward pass of one micro-batch needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
+    """Counts a GPT of this shape. Allocates nothing."""
+    with torch.device("meta"):
+        model = GPT(config, vocab_size)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    idle = sum(_num_params(block.ffn) - block.ffn.num_active_params for block in _blocks(model))
+    embedding = 0 if config.tie_embeddings else model.embedding.weight.numel()
+    norms = sum(_num_params(module) for module in model.modules() if isinstance(module, nn.RMSNorm))
+    active = total - idle
+    # All that is left multiplies: no biases, and a tied embedding is used as a matrix once.
+    matmul_params = active - embedding - norms
+    assert config.head_dim is not None
+    attention = config.num_layers * 4 * seq_len * config.num_heads * config.head_dim
+    return ModelCost(
+        params_total=total,
+        params_active=active,
+        params_active_without_embedding=active - embedding,
+        forward_flops_per_token=2 * matmul_params + attention,
+    )
+
+
+def training_memory(config: GPTConfig, vocab_size: int, seq_len: int, micro_batch_size: int) -> TrainingMemory:
+    """Bytes for training a GPT of this shape on micro-batches of so many sequences. Allocates nothing."""
+    cost = model_cost(config, vocab_size, seq_len)
+    with torch.device("meta"):
+        model = GPT(config, vocab_size)
+    # The final norm keeps three rows, cross-entropy the log-softmax of the logits.
+    per_token = sum(_block_floats(block, config) for block in _blocks(model)) + 3 * config.d_model + vocab_size
+    return TrainingMemory(
+        weights=FLOAT32_BYTES * cost.params_total,
+        gradients=FLOAT32_BYTES * cost.params_total,
+        optimizer=FLOAT32_BYTES * ADAMW_STATES * cost.params_total,
+        activations=round(FLOAT32_BYTES * micro_batch_size * seq_len * per_token),
+    )
+
+
+def _block_floats(block: Block, config: GPTConfig) -> float:
+    """Numbers that autograd keeps per token and block: what the modules save, read off their code; a test measures it."""
+    assert config.head_dim is not None and config.num_kv_heads is not None
+    norms = 2 * 3 * config.d_model
+    query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = 2 * query_width + 2 * kv_width
+    if config.qk_norm != "none":
+        attention += 2 * (query_width + kv_width)
+    return norms + attention + _feed_forward_floats(block.ffn, config)
+
+
+def _feed_forward_floats(ffn: nn.Module, config: GPTConfig) -> float:
+    activation = ACTIVATIONS[config.activation]
+    if isinstance(ffn, MLP):
+        return _hidden_floats(ffn.out_proj.in_features, activation.is_gated)
+    assert isinstance(ffn, DenseMoE | SparseMoE)
+    num_experts, d_model, d_expert = ffn.experts.out_proj.shape
+    hidden = _hidden_floats(d_expert, activation.is_gated)
+    if isinstance(ffn, DenseMoE):
+        return num_experts * (hidden + d_expert)
+    # Each assignment keeps its input row, its output before and after the weight, and its hidden state.
+    floats = ffn.router.assignments_per_token * (3 * d_model + hidden)
+    return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config) + d_model
+
+
+def _hidden_floats(hidden_width: int, is_gated: bool) -> int:
+    """The input projection's output (twice as wide with a gate), SiLU(gate) if there is one, and the hidden state."""
+    return 4 * hidden_width if is_gated else 2 * hidden_width
+
+
+def _num_params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _blocks(model: GPT) -> list[Block]:
+    return [block for block in model.blocks if isinstance(block, Block)]

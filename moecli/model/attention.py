@@ -1,0 +1,71 @@
+"""Causal self-attention with grouped queries, rotary positions and optional norms on queries and keys.
+
+Knows one sequence tensor at a time. Must not know the block around it.
+Shape letters beyond moe/routing.py: N heads, K head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moecli.model.config import GPTConfig
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K) + causal mask) v, with num_heads / num_kv_heads queries to a key (GQA, arXiv 2305.13245)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        assert config.head_dim is not None and config.num_kv_heads is not None
+        self.head_dim = config.head_dim
+        self.rope_theta = config.rope_theta
+        self.is_grouped = config.num_kv_heads < config.num_heads
+        query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.d_model, query_width, bias=False)
+        self.k_proj = nn.Linear(config.d_model, kv_width, bias=False)
+        self.v_proj = nn.Linear(config.d_model, kv_width, bias=False)
+        self.o_proj = nn.Linear(query_width, config.d_model, bias=False)
+        self.norms_whole_width = config.qk_norm == "full"
+        self.q_norm = _qk_norm(config, query_width)
+        self.k_norm = _qk_norm(config, kv_width)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        q_BNSK = self._heads(self.q_proj(x_BSD), self.q_norm)
+        k_BNSK = self._heads(self.k_proj(x_BSD), self.k_norm)
+        v_BNSK = self._heads(self.v_proj(x_BSD), norm=None)
+        cos_SK, sin_SK = rotary_angles(x_BSD.shape[1], self.head_dim, self.rope_theta, x_BSD.device)
+        y_BNSK = F.scaled_dot_product_attention(
+            rotate(q_BNSK, cos_SK, sin_SK), rotate(k_BNSK, cos_SK, sin_SK), v_BNSK, is_causal=True, enable_gqa=self.is_grouped
+        )
+        return self.o_proj(y_BNSK.transpose(1, 2).flatten(2))
+
+    def _heads(self, x_BSW: Tensor, norm: nn.RMSNorm | None) -> Tensor:
+        """[B, S, N * K] -> [B, N, S, K], normed over the whole width before, or over each head after."""
+        if norm is not None and self.norms_whole_width:
+            x_BSW = norm(x_BSW)
+        x_BNSK = x_BSW.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return norm(x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
+
+
+def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin of position * theta^(-2i/K), float32 [S, K], each twice: for features i and i + K/2 (RoFormer, arXiv 2104.09864)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
+    angles_SK = torch.cat((angles, angles), dim=-1)
+    return angles_SK.cos(), angles_SK.sin()
+
+
+def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
+    """Turns each pair of features (i, i + K/2) by its angle; the halves are split as in Llama, not interleaved."""
+    first, second = x_BNSK.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BNSK * cos_SK + turned * sin_SK).to(x_BNSK.dtype)
+
+
+def _qk_norm(config: GPTConfig, width: int) -> nn.RMSNorm | None:
+    if config.qk_norm == "none":
+        return None
+    assert config.head_dim is not None
+    return nn.RMSNorm(width if config.qk_norm == "full" else config.head_dim, eps=config.norm_eps)

@@ -1,0 +1,72 @@
+"""A model on disk: `model.safetensors` and `config.json` in one folder.
+
+Knows the two files. Must not know run folders, nor the state of training.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import moecli
+from moecli.errors import RunError
+from moecli.model.config import GPTConfig
+from moecli.model.gpt import GPT
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def save_model(model: GPT, folder: Path) -> None:
+    """Writes both files into an existing folder. Raises OSError or SafetensorError where the disk refuses."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = {"moecli_version": moecli.__version__, "vocab_size": model.vocab_size, "model": model.config.model_dump()}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_model(folder: Path) -> GPT:
+    """Reads a model back, on the CPU, in evaluation mode.
+
+    Raises:
+        RunError: a file is missing, damaged, or doesn't fit the other.
+    """
+    config, vocab_size = _read_config(folder / CONFIG_FILE)
+    weights = read_tensors(folder / WEIGHTS_FILE)
+    with torch.device("meta"):
+        model = GPT(config, vocab_size)
+    try:
+        model.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        first_line = " ".join(str(error).split())[:300]
+        raise RunError(f"the weights don't fit {CONFIG_FILE}: {first_line}", where=str(folder / WEIGHTS_FILE)) from error
+    return model.eval()
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise RunError("there is no such file", where=str(path), next_step="give a folder that `moecli train` wrote") from error
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"damaged: {error}", where=str(path), next_step="use an earlier checkpoint of the run") from error
+
+
+def _read_config(path: Path) -> tuple[GPTConfig, int]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return GPTConfig.model_validate(content["model"]), int(content["vocab_size"])
+    except FileNotFoundError as error:
+        raise RunError("there is no such file", where=str(path), next_step="give a folder that `moecli train` wrote") from error
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise RunError(f"damaged or from another version of moecli: {error}", where=str(path)) from error

@@ -1,0 +1,59 @@
+"""The GPT: token ids to logits, and what its routed layers report.
+
+What is unusual: the feed-forward block of each layer is of any kind in FEED_FORWARDS, and the records of all layers are returned, not kept.
+Knows blocks. Must not know text, losses or training.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moecli.model.attention import Attention
+from moecli.model.config import GPTConfig
+from moecli.moe.layers import FEED_FORWARDS, FeedForward, FeedForwardConfig
+from moecli.moe.routing import RoutingRecord
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + ffn(norm(x))."""
+
+    def __init__(self, config: GPTConfig, ffn_config: FeedForwardConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn: FeedForward = FEED_FORWARDS[ffn_config.kind](ffn_config, config.d_model, config.activation)
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, RoutingRecord | None]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
+        y_BSD, record = self.ffn(self.ffn_norm(x_BSD))
+        return x_BSD + y_BSD, record
+
+
+class GPT(nn.Module):
+    """A causal language model.
+
+    Args:
+        config: the shape.
+        vocab_size: V, from the tokenizer.
+    """
+
+    def __init__(self, config: GPTConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, config.ffn_of_layer(layer)) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
+
+    def forward(self, ids_BS: Tensor) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
+        """Returns logits [B, S, V] and a record per layer, None where the layer does not route."""
+        x_BSD = self.embedding(ids_BS)
+        records = []
+        for block in self.blocks:
+            x_BSD, record = block(x_BSD)
+            records.append(record)
+        output_weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
+        return F.linear(self.norm(x_BSD), output_weight), tuple(records)

@@ -1,0 +1,106 @@
+"""E feed-forward networks with stacked weights, run on queues of tokens that are sorted by expert.
+
+Knows two ways of running them, each proved against the same oracle. Must not know how the queues came about.
+Shape letters: see routing.py.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moecli.moe.activations import ACTIVATIONS, Activation, ActivationName
+from moecli.moe.dispatch import ExpertQueues
+
+# grouped_mm wants the rows of both matrices to start at multiples of so many bytes.
+GROUPED_MM_ALIGNMENT_BYTES = 16
+
+
+class Experts(nn.Module):
+    """y_t = sum over the assignments (t, e, w) of w * out_e(activation(in_e(x_t))). No biases.
+
+    Args:
+        num_experts: E.
+        d_model: D.
+        d_expert: H, the hidden width of one expert.
+        activation: a name in ACTIVATIONS. With a gate, the first H rows of `in_proj[e]` are the gate, the next H the up projection.
+    """
+
+    def __init__(self, num_experts: int, d_model: int, d_expert: int, activation: ActivationName) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.in_proj = nn.Parameter(torch.empty(num_experts, self.activation.in_width(d_expert), d_model))
+        self.out_proj = nn.Parameter(torch.empty(num_experts, d_model, d_expert))
+
+    @property
+    def num_experts(self) -> int:
+        return self.in_proj.shape[0]
+
+    @property
+    def params_per_expert(self) -> int:
+        return self.in_proj[0].numel() + self.out_proj[0].numel()
+
+    def forward(self, x_TD: Tensor, queues: ExpertQueues) -> Tensor:
+        """[T, D] -> [T, D]. A token without any assignment gets zeros."""
+        run = run_grouped if can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
+        return run(x_TD, queues, self.in_proj, self.out_proj, self.activation)
+
+    def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
+        """Every expert on every token, [T, D] -> [T, D]: one wide network whose hidden state is weighted expert by expert."""
+        num_experts, d_model, hidden = self.out_proj.shape
+        in_TEF = F.linear(x_TD, self.in_proj.flatten(0, 1)).unflatten(-1, (num_experts, -1))
+        hidden_TEH = self.activation.function(in_TEF)
+        weighted_TEH = hidden_TEH * weights_TE[:, :, None].to(hidden_TEH.dtype)
+        return F.linear(weighted_TEH.flatten(1), self.out_proj.transpose(0, 1).reshape(d_model, num_experts * hidden))
+
+
+def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> bool:
+    """Whether `run_grouped` works here and pays: on CUDA, in bfloat16, with aligned rows. On CPUs memory traffic decides against it."""
+    dtype = _compute_dtype(x_TD)
+    widths = (in_proj_EFD.shape[1], in_proj_EFD.shape[2], out_proj_EDH.shape[2])
+    aligned = all(width * dtype.itemsize % GROUPED_MM_ALIGNMENT_BYTES == 0 for width in widths)
+    return x_TD.is_cuda and dtype == torch.bfloat16 and aligned
+
+
+# The lengths of the queues are data: a compiler would specialise on each new set of them, so it runs this part as it stands.
+@torch.compiler.disable
+def run_one_by_one(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
+    """One matrix product per expert and projection.
+
+    The stacked weights are unbound once: indexing them expert by expert would write a full-size zero gradient for each.
+    """
+    lengths = queues.load_E.tolist()
+    rows = zip(
+        x_TD[queues.token_ids_A].split(lengths),
+        queues.weights_A.split(lengths),
+        in_proj_EFD.unbind(),
+        out_proj_EDH.unbind(),
+        strict=True,
+    )
+    outputs = []
+    for x_ND, weights_N, in_proj_FD, out_proj_DH in rows:
+        hidden_NH = activation.function(F.linear(x_ND, in_proj_FD))
+        outputs.append(F.linear(hidden_NH, out_proj_DH) * weights_N[:, None])
+    return _add_up(torch.cat(outputs), queues.token_ids_A, x_TD)
+
+
+def run_grouped(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
+    """All experts in one grouped matrix product per projection; nothing waits for the accelerator."""
+    dtype = _compute_dtype(x_TD)
+    ends_E = queues.load_E.cumsum(0).to(torch.int32)
+    x_AD = x_TD[queues.token_ids_A].to(dtype)
+    # grouped_mm does not follow autocast: the casts are spelled out.
+    in_AF = F.grouped_mm(x_AD, in_proj_EFD.to(dtype).transpose(1, 2), offs=ends_E)
+    out_AD = F.grouped_mm(activation.function(in_AF), out_proj_EDH.to(dtype).transpose(1, 2), offs=ends_E)
+    return _add_up(out_AD * queues.weights_A[:, None], queues.token_ids_A, x_TD)
+
+
+def _add_up(out_AD: Tensor, token_ids_A: Tensor, x_TD: Tensor) -> Tensor:
+    """Adds each assignment's output to its token. Sums in float32: the weights are float32, and so are the products with them."""
+    return torch.zeros_like(x_TD, dtype=out_AD.dtype).index_add(0, token_ids_A, out_AD)
+
+
+def _compute_dtype(x_TD: Tensor) -> torch.dtype:
+    device_type = x_TD.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x_TD.dtype

@@ -1,0 +1,80 @@
+"""How a model is trained, as the recipe's `training` section holds it.
+
+Knows which combinations are possible. Must not know the model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from moecli.config import Config, Fraction, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+from moecli.errors import FieldProblem
+from moecli.model.device import DeviceName, Precision
+from moecli.training.schedule import SCHEDULES, CosineConfig, ScheduleConfig
+
+
+class AdamWConfig(Config):
+    """AdamW (arXiv 1711.05101)."""
+
+    beta1: Fraction = 0.9
+    """Decay of the mean of the gradient."""
+    beta2: Fraction = 0.95
+    """Decay of the mean of its square."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the mean square."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Per step and unit of learning rate, on matrices. Norms and biases never decay."""
+    decay_router: bool = False
+    """Let router and gate weights decay too."""
+
+    def problems(self) -> list[FieldProblem]:
+        what = "a mean that forgets nothing"
+        return [FieldProblem(f, what, allowed="0 or more, less than 1") for f in ("beta1", "beta2") if getattr(self, f) == 1.0]
+
+
+class TrainingConfig(Config):
+    """One optimizer, one schedule, one length."""
+
+    steps: PositiveInt = 1000
+    """Optimizer steps."""
+    batch_size: PositiveInt = 16
+    """Sequences per optimizer step."""
+    gradient_accumulation: PositiveInt = 1
+    """Micro-batches that a step is cut into; each holds batch_size / gradient_accumulation sequences."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak rate."""
+    schedule: Annotated[ScheduleConfig, OneOf(SCHEDULES, default="cosine")] = CosineConfig()
+    """The rate over the steps."""
+    optimizer: AdamWConfig = AdamWConfig()
+    """AdamW."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Longest gradient, as the norm over all parameters; null for no limit."""
+    balance_loss: NonNegativeFloat = 0.01
+    """Weight of the load-balance loss (Switch), averaged over MoE layers."""
+    z_loss: NonNegativeFloat = 0.001
+    """Weight of the router z-loss (ST-MoE), averaged over MoE layers."""
+    precision: Precision = "float32"
+    """Precision of matrix products; weights, router and losses are float32 always."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    device: DeviceName = "auto"
+    """Where to train; auto takes an accelerator if there is one."""
+    log_every: PositiveInt = 10
+    """Steps between lines in metrics.jsonl."""
+    checkpoint_every: NonNegativeInt = 500
+    """Steps between checkpoints; 0 for one at the end alone."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences that go through the model at once."""
+        return self.batch_size // self.gradient_accumulation
+
+    def problems(self) -> list[FieldProblem]:
+        problems = []
+        if self.batch_size % self.gradient_accumulation:
+            what = f"does not divide batch_size ({self.batch_size})"
+            problems.append(FieldProblem("gradient_accumulation", what, allowed="a divisor of batch_size", involves=("batch_size",)))
+        if self.schedule.warmup_steps > self.steps:
+            what = f"longer than the whole training ({self.steps} steps)"
+            problems.append(FieldProblem("schedule.warmup_steps", what, allowed=f"0 to {self.steps}", involves=("steps",)))
+        return problems

@@ -1,0 +1,44 @@
+"""metrics.jsonl: one JSON object a line, whole lines only.
+
+Knows lines and steps. Must not know what the figures mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class MetricLog:
+    """Appends figures to a file; on resume, cuts back what lies after the checkpoint.
+
+    Args:
+        path: the file; made if it isn't there.
+        last_step: lines of later steps are removed, and so is a last line that was cut off.
+    """
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        self.path = path
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        replacement = path.with_name(f".{path.name}.new")
+        replacement.write_text("".join(_line(figures) for figures in kept), encoding="utf-8")
+        os.replace(replacement, path)
+
+    def append(self, figures: dict[str, Any]) -> None:
+        """Adds one line. Floats are written so that they read back bit for bit."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(figures))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metric log; an incomplete last line is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _line(figures: dict[str, Any]) -> str:
+    return json.dumps(figures) + "\n"

@@ -1,0 +1,43 @@
+"""`moecli train --dry-run`: what a recipe would cost, counted without building it.
+
+Knows recipe, tokenizer size and accounting. Must not train or allocate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moecli.data.prepare import prepare
+from moecli.model.accounting import ModelCost, TrainingMemory, model_cost, training_memory
+from moecli.recipe.schema import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """Exact parameters and FLOPs; memory as tensors need it, without the allocator's and the libraries' own."""
+
+    vocab_size: int
+    cost: ModelCost
+    memory: TrainingMemory
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "vocab_size": self.vocab_size,
+            "params_total": self.cost.params_total,
+            "params_active": self.cost.params_active,
+            "flops_per_token": self.cost.train_flops_per_token,
+            "memory_bytes": asdict(self.memory),
+        }
+
+
+def plan_training(recipe: Recipe, vocab_size: int | None = None) -> TrainingPlan:
+    """Counts a recipe. Without a vocab_size it is taken from the tokenizer's config, or from its corpus where only that can tell."""
+    if vocab_size is None:
+        vocab_size = prepare(recipe.data).tokenizer.vocab_size
+    seq_len = recipe.data.seq_len
+    return TrainingPlan(
+        vocab_size=vocab_size,
+        cost=model_cost(recipe.model, vocab_size, seq_len),
+        memory=training_memory(recipe.model, vocab_size, seq_len, recipe.training.micro_batch_size),
+    )

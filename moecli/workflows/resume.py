@@ -1,0 +1,52 @@
+"""Whether a run may go on: the same recipe but for its length, and the same text.
+
+Knows recipe.yaml and environment.json of a run. Must not change them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from moecli.data.prepare import PreparedData
+from moecli.errors import RecipeError, RunError
+from moecli.recipe.load import load_recipe
+from moecli.recipe.schema import Recipe
+from moecli.workflows.run_dir import RunDir
+
+MAY_DIFFER = ("training.steps",)
+
+
+def check_same_recipe(run: RunDir, recipe: Recipe) -> None:
+    """Raises RecipeError with the differences if this run was begun with another recipe."""
+    before = _flat(load_recipe(run.recipe).recipe.model_dump())
+    now = _flat(recipe.model_dump())
+    changed = [key for key in sorted(before.keys() | now.keys()) if key not in MAY_DIFFER and before.get(key) != now.get(key)]
+    if changed:
+        lines = [f"  {key}: {before.get(key, 'absent')!r} in the run, {now.get(key, 'absent')!r} now" for key in changed]
+        raise RecipeError(
+            "\n".join(["the run was begun with another recipe:", *lines]),
+            where=str(run.recipe),
+            next_step=f"resume with {run.recipe}, or give another --out and leave --resume out; only {', '.join(MAY_DIFFER)} may differ",
+        )
+
+
+def check_same_data(run: RunDir, data: PreparedData) -> None:
+    """Raises RunError if the text is not the one that the run was begun with."""
+    try:
+        before = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"missing or damaged: {error}", where=str(run.environment)) from error
+    if before != data.fingerprint:
+        raise RunError(
+            "the text or its tokens are not those that the run was begun with",
+            where=str(run.path),
+            next_step="bring the old text (or Python version, for the stdlib corpus) back, or begin a new run",
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,185 @@
+"""The map of a run folder, and how one comes into being and is found again.
+
+Knows every file name of a run. Must not know what is in the files.
+
+    recipe.yaml  tokenizer.json  environment.json  metrics.jsonl
+    checkpoints/step-N/  checkpoints/latest -> step-N
+    routing/load.json  routing/heatmap.png
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from moecli.errors import MachineError, RunError
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Where everything of one run lies."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def latest(self) -> Path:
+        return self.checkpoints / "latest"
+
+    @property
+    def routing(self) -> Path:
+        return self.path / "routing"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step}"
+
+
+def new_run_path(name: str, out: Path | None) -> Path:
+    """Where a new run goes: `out`, or outputs/<name>/<time>.
+
+    Raises:
+        RunError: there is something already.
+    """
+    path = out or OUTPUTS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if path.exists() or path.is_symlink():
+        raise RunError("there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run")
+    return path
+
+
+def find_run(name: str, out: Path | None) -> RunDir:
+    """The run to resume: `out`, or the newest of outputs/<name>/ that has a checkpoint.
+
+    Raises:
+        RunError: there is none.
+    """
+    if out is not None:
+        if not (out / "checkpoints" / "latest").exists():
+            raise RunError("no run with a checkpoint to resume", where=str(out), next_step="leave --resume out to begin a new run")
+        return RunDir(out)
+    runs = sorted(path for path in (OUTPUTS / name).glob("*") if (path / "checkpoints" / "latest").exists())
+    if not runs:
+        raise RunError("no run with a checkpoint to resume", where=str(OUTPUTS / name), next_step="name the run folder with --out")
+    return RunDir(runs[-1])
+
+
+def find_checkpoint(path: Path) -> tuple[RunDir, Path]:
+    """The run and the checkpoint that a RUN argument means: a run folder (its latest) or a checkpoint folder in one.
+
+    Raises:
+        RunError: it is neither.
+    """
+    if not path.exists():
+        raise RunError("there is no such folder", where=str(path), next_step="`moecli train RECIPE` makes one and says where")
+    if (path / "checkpoints" / "latest").exists():
+        return RunDir(path), (path / "checkpoints" / "latest").resolve()
+    if (path / "model.safetensors").is_file():
+        checkpoint = path.resolve()
+        run = RunDir(checkpoint.parent.parent)
+        if run.recipe.is_file():
+            return run, checkpoint
+        raise RunError("a checkpoint outside its run folder", where=str(path), next_step="give a checkpoint inside a run folder, with its recipe.yaml")
+    raise RunError("neither a run folder nor a checkpoint", where=str(path), allowed="a folder with checkpoints/latest, or checkpoints/step-N")
+
+
+@contextmanager
+def created(path: Path) -> Iterator[RunDir]:
+    """A new run folder that goes away again, with the parents made for it, if the body fails before the first checkpoint."""
+    new_parents = [parent for parent in path.parents if not parent.exists()]
+    run = RunDir(path)
+    with disk_errors(path):
+        run.checkpoints.mkdir(parents=True)
+    try:
+        yield run
+    except BaseException:
+        if not run.latest.exists():
+            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                for parent in new_parents:
+                    parent.rmdir()
+        raise
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the body is done and its files are on the disk, and vanishes if it fails."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with disk_errors(target):
+            partial.mkdir(parents=True)
+            yield partial
+            for path in (*partial.iterdir(), partial):
+                _flush(path)
+            os.replace(partial, target)
+            _flush(target.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file's text; a reader sees the old or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with disk_errors(path):
+            partial.write_text(text, encoding="utf-8")
+            _flush(partial)
+            os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def point_latest(run: RunDir, checkpoint: Path) -> None:
+    """Makes checkpoints/latest a link to this checkpoint."""
+    link = run.checkpoints / ".latest.partial"
+    with disk_errors(run.latest):
+        link.unlink(missing_ok=True)
+        link.symlink_to(checkpoint.name)
+        os.replace(link, run.latest)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into a message with the place."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise MachineError(f"can't write: {reason}", where=str(path), next_step="free some space or give another --out") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

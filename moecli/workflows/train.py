@@ -1,0 +1,223 @@
+"""`moecli train`: from a recipe to a run folder with a trained model and a word on its quality and routing.
+
+Knows the order of the pieces. Must not know screens or signals.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moecli.analysis.load_report import LoadCollector, LoadReport
+from moecli.data.batches import TrainBatches, validation_batches
+from moecli.data.prepare import PreparedData, prepare
+from moecli.errors import RunError
+from moecli.evaluation.evaluate import Evaluation, evaluate
+from moecli.model.checkpoint import load_model, save_model
+from moecli.model.device import check_memory, pick_device
+from moecli.model.gpt import GPT
+from moecli.model.init import build_gpt
+from moecli.recipe.load import dump_recipe
+from moecli.recipe.schema import Recipe
+from moecli.reports import REPORTS
+from moecli.training.loop import Hooks, run_loop
+from moecli.training.metric_log import MetricLog
+from moecli.training.state import load_state, save_state
+from moecli.training.trainer import Trainer
+from moecli.workflows.environment import describe_environment
+from moecli.workflows.events import CheckpointSaved, Listener, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.plan import TrainingPlan, plan_training
+from moecli.workflows.resume import check_same_data, check_same_recipe
+from moecli.workflows.run_dir import (
+    RunDir,
+    atomic_folder,
+    created,
+    disk_errors,
+    find_run,
+    new_run_path,
+    point_latest,
+    write_atomically,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished training."""
+
+    run_dir: Path
+    checkpoint: Path
+    steps: int
+    tokens: int
+    """Tokens that were trained on, repeats included."""
+    validation: Evaluation
+    tokens_per_s: float | None
+    """Training alone, without validation and saving; None if nothing was left to train."""
+    wall_s: float
+    """Of this call, preparation and validation included."""
+    plan: TrainingPlan
+    load: LoadReport
+    files: list[Path]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_dir": str(self.run_dir),
+            "checkpoint": str(self.checkpoint),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "val_loss": self.validation.loss,
+            "perplexity": self.validation.perplexity,
+            "bits_per_byte": self.validation.bits_per_byte,
+            "tokens_per_s": self.tokens_per_s,
+            "wall_s": self.wall_s,
+            "params_total": self.plan.cost.params_total,
+            "params_active": self.plan.cost.params_active,
+            "flops_per_token": self.plan.cost.train_flops_per_token,
+            "load": self.load.to_json(),
+            "files": [str(path) for path in self.files],
+        }
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    listener: Listener,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Trains a recipe into a new run folder, or goes on with the one that is there.
+
+    Raises:
+        MoecliError: anything that the user can put right. A new run folder without a checkpoint is removed before.
+    """
+    started = time.perf_counter()
+    resumed = find_run(recipe.name, out) if resume else None
+    path = resumed.path if resumed else new_run_path(recipe.name, out)
+    if resumed:
+        check_same_recipe(resumed, recipe)
+    device = pick_device(recipe.training.device)
+    listener(Stage("reading and tokenizing the text"))
+    data = prepare(recipe.data)
+    if resumed:
+        check_same_data(resumed, data)
+    plan = plan_training(recipe, data.tokenizer.vocab_size)
+    check_memory(plan.memory.total, device)
+    trainer, first_step = _build_trainer(recipe, data, device, resumed)
+    with _run_folder(path, resumed) as run:
+        _describe(run, recipe, data, device)
+        job = _Job(recipe, run, data, trainer, MetricLog(run.metrics, first_step), listener)
+        listener(TrainingStarted(run.path, device.type, plan.cost, first_step, recipe.training.steps, len(data.train.ids)))
+        hooks = Hooks(log=job.log, validate=job.validate, save=job.save, should_stop=should_stop)
+        seconds = run_loop(trainer, first_step, recipe.evaluation.every, hooks)
+        listener(Stage("final evaluation"))
+        evaluation, load, files = job.finish()
+    tokens_per_step = recipe.training.batch_size * recipe.data.seq_len
+    trained_steps = recipe.training.steps - first_step
+    return TrainResult(
+        run_dir=run.path,
+        checkpoint=run.latest.resolve(),
+        steps=recipe.training.steps,
+        tokens=recipe.training.steps * tokens_per_step,
+        validation=evaluation,
+        tokens_per_s=trained_steps * tokens_per_step / seconds if trained_steps else None,
+        wall_s=time.perf_counter() - started,
+        plan=plan,
+        load=load,
+        files=files,
+    )
+
+
+def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, resumed: RunDir | None) -> tuple[Trainer, int]:
+    """A trainer with fresh weights, or with those of the latest checkpoint; and the number of steps done."""
+    torch.manual_seed(recipe.seed)
+    batches = TrainBatches(data.train, recipe.data.seq_len, recipe.training.micro_batch_size, recipe.seed)
+    if resumed is None:
+        model = build_gpt(recipe.model, data.tokenizer.vocab_size, recipe.seed)
+        return Trainer(model.to(device), batches, recipe.training), 0
+    checkpoint = resumed.latest.resolve()
+    trainer = Trainer(load_model(checkpoint).to(device), batches, recipe.training)
+    first_step = load_state(trainer, checkpoint)
+    if first_step > recipe.training.steps:
+        raise RunError(
+            f"{first_step} steps are done already, more than training.steps ({recipe.training.steps})",
+            where=str(resumed.path),
+            next_step=f"--set training.steps={first_step} or more",
+        )
+    return trainer, first_step
+
+
+def _run_folder(path: Path, resumed: RunDir | None) -> AbstractContextManager[RunDir]:
+    return nullcontext(resumed) if resumed else created(path)
+
+
+def _describe(run: RunDir, recipe: Recipe, data: PreparedData, device: torch.device) -> None:
+    """Writes down what this run is, before it begins."""
+    write_atomically(run.recipe, dump_recipe(recipe))
+    environment = describe_environment(device, recipe.seed) | {"data_fingerprint": data.fingerprint}
+    write_atomically(run.environment, json.dumps(environment, indent=2) + "\n")
+    with disk_errors(run.tokenizer):
+        data.tokenizer.save(run.tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """The hooks of one training, and what they need."""
+
+    recipe: Recipe
+    run: RunDir
+    data: PreparedData
+    trainer: Trainer
+    metric_log: MetricLog
+    listener: Listener
+
+    def log(self, figures: dict[str, Any]) -> None:
+        with disk_errors(self.run.metrics):
+            self.metric_log.append(figures)
+        self.listener(StepLogged(figures))
+
+    def validate(self, step: int) -> None:
+        self._validated(step, evaluate_validation(self.trainer.model, self.recipe, self.data))
+
+    def save(self, step: int) -> None:
+        target = self.run.checkpoint(step)
+        if not target.exists():
+            with atomic_folder(target) as folder:
+                save_model(self.trainer.model, folder)
+                save_state(self.trainer, step, folder)
+        point_latest(self.run, target)
+        self.listener(CheckpointSaved(target))
+
+    def finish(self) -> tuple[Evaluation, LoadReport, list[Path]]:
+        """The final loss and the load over the validation text, written to routing/."""
+        collector = LoadCollector()
+        evaluation = evaluate_validation(self.trainer.model, self.recipe, self.data, collector)
+        self._validated(self.recipe.training.steps, evaluation)
+        report = collector.report()
+        return evaluation, report, self._write_reports(report) if report.layers else []
+
+    def _validated(self, step: int, evaluation: Evaluation) -> None:
+        with disk_errors(self.run.metrics):
+            self.metric_log.append({"step": step, "val_loss": evaluation.loss, "val_tokens": evaluation.tokens})
+        self.listener(Validated(step, evaluation))
+
+    def _write_reports(self, report: LoadReport) -> list[Path]:
+        with disk_errors(self.run.routing):
+            self.run.routing.mkdir(exist_ok=True)
+            write_atomically(self.run.routing / "load.json", json.dumps(report.to_json(), indent=2) + "\n")
+            for name, draw in REPORTS.items():
+                draw(report.to_json(), self.run.routing / name)
+        return [self.run.routing / name for name in ("load.json", *REPORTS)]
+
+
+def evaluate_validation(model: GPT, recipe: Recipe, data: PreparedData, collector: LoadCollector | None = None) -> Evaluation:
+    """The validation loss as every command reports it: same windows, same batches, same precision."""
+    batches = validation_batches(data.validation, recipe.data.seq_len, recipe.evaluation.batch_size)
+    observe = None if collector is None else lambda batch, records: collector.add(records)
+    return evaluate(model, batches, data.validation.num_bytes, recipe.training.precision, observe)

@@ -1,0 +1,45 @@
+"""Dispatch sorts assignments by expert and loses none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moecli.moe.dispatch import count_load, dispatch_dropless
+from moecli.moe.routing import Routing
+
+
+def routing_of(expert_ids: list[int], num_experts: int) -> Routing:
+    num_tokens = max(1, len(expert_ids))
+    return Routing(
+        logits_TE=torch.zeros(num_tokens, num_experts),
+        probs_TE=torch.zeros(num_tokens, num_experts),
+        token_ids_A=torch.arange(len(expert_ids)),
+        expert_ids_A=torch.tensor(expert_ids, dtype=torch.int64),
+        weights_A=torch.arange(len(expert_ids), dtype=torch.float32),
+    )
+
+
+def test_queues_by_hand():
+    queues, record = dispatch_dropless(routing_of([2, 0, 2, 1, 0], num_experts=4))
+    assert queues.load_E.tolist() == [2, 1, 2, 0]
+    assert queues.token_ids_A.tolist() == [1, 4, 3, 0, 2]
+    assert queues.weights_A.tolist() == [1.0, 4.0, 3.0, 0.0, 2.0]
+    assert record.kept_A.tolist() == [True] * 5
+    assert record.chosen_load_E.tolist() == record.load_E.tolist() == [2, 1, 2, 0]
+
+
+@pytest.mark.parametrize("num_experts", [3, 256, 257, 1000])  # around the border between bytes and wide sort keys
+@given(data=st.data())
+def test_every_assignment_is_in_its_experts_queue_in_order(num_experts, data):
+    expert_ids = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=50))
+    queues, _ = dispatch_dropless(routing_of(expert_ids, num_experts))
+    expected = sorted(range(len(expert_ids)), key=lambda index: expert_ids[index])  # Python's sort is stable
+    assert queues.token_ids_A.tolist() == expected
+    assert queues.load_E.tolist() == [expert_ids.count(expert) for expert in range(num_experts)]
+
+
+def test_count_load_counts_experts_without_tokens():
+    assert count_load(torch.tensor([1, 1, 3]), 5).tolist() == [0, 2, 0, 1, 0]
