@@ -17,6 +17,7 @@ from moecli.data.documents import DOMAIN, TOKEN_CLASS, Labels, Span
 _LINE_START = re.compile(r"\n[ \t\f]*")
 _CLASSES = {"OP": "operator", "NUMBER": "number", "STRING": "string", "COMMENT": "comment"}
 _NOT_STATEMENTS = {tokenize.COMMENT, tokenize.NL}
+_PLAIN_STRING = re.compile(r"[rRuU]?['\"]")  # a docstring is neither formatted nor bytes
 _OPENS_DOCSTRING = {"def", "class", "async"}
 
 
@@ -59,6 +60,6 @@ def _docstrings(tokens: Iterable[tokenize.TokenInfo]) -> Iterator[tokenize.Token
         elif token.type == tokenize.NEWLINE:
             first_of_line = True
         elif first_of_line and token.type != tokenize.DEDENT:
-            if first_of_block and token.type == tokenize.STRING and following.type == tokenize.NEWLINE:
+            if first_of_block and _PLAIN_STRING.match(token.string) and following.type == tokenize.NEWLINE:
                 yield token
             first_of_block, first_of_line, opener = False, False, token.string

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.abc import InspectLoader
+from zipimport import ZipImportError, zipimporter
 
 # An entry of sys.path that has all of these is where the standard library lives; one that shadows a module of it is not.
 LANDMARKS = ("os", "io", "codecs", "argparse")
@@ -29,37 +30,41 @@ def find_sources(names: Iterable[str], roots: Sequence[str], left_out: Collectio
 
 def find_source(name: str, roots: Sequence[str]) -> str | None:
     """The source of the module with this dotted name, or None where there is none."""
-    spec, path = None, roots
+    path, source = roots, None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:depth]), path)
-        if spec is None:
-            return None
-        path = spec.submodule_search_locations or []
-    return _source_of(spec)
+        source, path = _find(".".join(parts[:depth]), path)
+    return source
 
 
 def _walk(name: str, path: Sequence[str], left_out: Collection[str]) -> Iterator[tuple[str, str]]:
     if name.rpartition(".")[2] in left_out:
         return
-    spec = PathFinder.find_spec(name, path)
-    source = _source_of(spec)
+    source, inside = _find(name, path)
     if source:
         yield name, source
-    if spec is not None and spec.submodule_search_locations:
-        inside = list(spec.submodule_search_locations)
-        for module in sorted(pkgutil.iter_modules(inside), key=lambda module: module.name):
-            yield from _walk(f"{name}.{module.name}", inside, left_out)
+    for module in sorted(pkgutil.iter_modules(inside), key=lambda module: module.name):
+        yield from _walk(f"{name}.{module.name}", inside, left_out)
 
 
-def _source_of(spec: ModuleSpec | None) -> str | None:
-    """None for a namespace, a compiled module, or a source that can't be decoded."""
-    get_source = getattr(spec and spec.loader, "get_source", None)
-    if spec is None or get_source is None:
-        return None
-    try:
-        source: str | None = get_source(spec.name)
-    except (ImportError, UnicodeDecodeError, SyntaxError, OSError):
-        return None
-    # A source in a zip file comes with the line ends that it was packed with.
-    return source and source.replace("\r\n", "\n")
+def _find(name: str, path: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The source of a module, None where there is none that can be read, and where the modules inside it are."""
+    for entry in path:
+        finder = pkgutil.get_importer(entry)
+        try:
+            if isinstance(finder, zipimporter):
+                # Not by find_spec, which compiles what is in a zip file.
+                source = finder.get_source(name)
+                inside = [f"{entry}/{name.rpartition('.')[2]}"] if finder.is_package(name) else []
+            else:
+                spec = finder.find_spec(name) if finder else None
+                if spec is None or not isinstance(spec.loader, InspectLoader):
+                    continue
+                source, inside = spec.loader.get_source(name), list(spec.submodule_search_locations or [])
+        except ZipImportError:
+            continue
+        except (ImportError, UnicodeDecodeError, SyntaxError, OSError):
+            return None, []
+        # A source in a zip file comes with the line ends that it was packed with.
+        return source and source.replace("\r\n", "\n"), inside
+    return None, []

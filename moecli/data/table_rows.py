@@ -47,10 +47,13 @@ def documents_of_rows(
         DataError: a column is missing, or the text is not text.
     """
     label_type = (features or {}).get(label_column or "")
+    if features:
+        _check_columns(features, source, text_column, label_column)
     for number, row in enumerate(rows):
         place = f"{source}, row {number}"
-        text = _value(row, text_column, place, "data.corpus.text_column")
-        label = _label(_value(row, label_column, place, "data.corpus.label_column"), label_type) if label_column else ""
+        _check_columns(row, place, text_column, label_column)
+        text = row[text_column]
+        label = _label(row[label_column], label_type) if label_column else ""
         if text is None or text == "":
             continue
         if not isinstance(text, str):
@@ -59,11 +62,12 @@ def documents_of_rows(
         yield Document.labelled(text, place, {label_column: label}) if label_column and label else Document(text, place)
 
 
-def _value(row: Row, column: str, place: str, key: str) -> Any:
-    if column not in row:
-        columns = ", ".join(map(str, row))
-        raise DataError(f"no column '{column}'", where=place, allowed=columns, next_step=f"set {key} to one of these")
-    return row[column]
+def _check_columns(columns: Mapping[str, Any], place: str, text_column: str, label_column: str | None) -> None:
+    wanted = {"text_column": text_column, "label_column": label_column}
+    for key, column in wanted.items():
+        if column and column not in columns:
+            next_step = f"set data.corpus.{key} to one of these"
+            raise DataError(f"no column '{column}'", where=place, allowed=", ".join(columns), next_step=next_step)
 
 
 def _label(value: Any, label_type: Any) -> str:

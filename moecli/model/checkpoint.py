@@ -23,9 +23,8 @@ CONFIG_FILE = "config.json"
 
 
 def save_model(model: GPT, folder: Path) -> None:
-    """Writes both files into an existing folder. Raises OSError or SafetensorError where the disk refuses."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    """Writes both files into an existing folder. Raises OSError where the disk refuses."""
+    write_tensors(model.state_dict(), folder / WEIGHTS_FILE)
     config = {"moecli_version": moecli.__version__, "vocab_size": model.vocab_size, "model": model.config.model_dump()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -46,6 +45,15 @@ def load_model(folder: Path) -> GPT:
         first_line = " ".join(str(error).split())[:300]
         raise RunError(f"the weights don't fit {CONFIG_FILE}: {first_line}", where=str(folder / WEIGHTS_FILE)) from error
     return model.eval()
+
+
+def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes a safetensors file. Raises OSError where the disk refuses."""
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contents, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # the library's own word for any failed write
+        raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -50,12 +50,12 @@ def reason(error: Exception) -> str:
 
 
 def _near_names(path: Path, shipped: list[str]) -> str:
-    """Recipes that may be meant: in the folder of the path, then the shipped ones."""
+    """Recipes that may be meant: in the folder that the path is or lies in, and those that ship."""
+    near = get_close_matches(path.stem, shipped, n=1, cutoff=0.7)
     try:
         folder = path if path.is_dir() else path.parent
         files = sorted(file.name for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
     except (OSError, ValueError):
-        files = []
-    in_folder = files[:3] if path.name == folder.name else get_close_matches(path.name, files, cutoff=0.5)
-    near = [escape(str(folder / name)) for name in in_folder]
-    return " or ".join(near + get_close_matches(path.stem, shipped, n=1, cutoff=0.7))
+        return " or ".join(near)
+    in_folder = files[:3] if folder == path else get_close_matches(path.name, files, cutoff=0.5)
+    return " or ".join([escape(str(folder / name)) for name in in_folder] + near)

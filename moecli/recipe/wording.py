@@ -38,7 +38,7 @@ def hint(shape: Shape, value: Any) -> str:
 def nearest(name: str, names: Iterable[str]) -> str:
     """The known name that looks most like this one; empty where none does."""
     by_plain = {_plain(known): known for known in names}
-    near = get_close_matches(_plain(name), by_plain, n=1, cutoff=0.7) if len(name) <= _LONGEST_NAME else []
+    near = get_close_matches(_plain(name), by_plain, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
     return by_plain[near[0]] if near else ""
 
 

@@ -100,10 +100,15 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # in any other style PyYAML writes a lone U+0085 so that it is read back as a space
+        return self.represent_scalar(STR, data, style=None if data.isprintable() else '"')
+
 
 for _tag, _pattern, _first in RESOLVERS:
     _Loader.add_implicit_resolver(_tag, _pattern, _first)
     _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 class _Builder:

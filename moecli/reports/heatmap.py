@@ -42,4 +42,4 @@ def draw_heatmap(load_report: dict[str, Any], path: Path) -> None:
 def _write_numbers(axes: Any, multiples: list[list[float]]) -> None:
     for row, values in enumerate(multiples):
         for column, value in enumerate(values):
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if abs(value - 1) > 0.7 else "black")
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if abs(value - 1) > 0.6 else "black")

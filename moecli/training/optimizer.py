@@ -16,7 +16,8 @@ ROUTER_PARTS = ("router", "gate_weight", "shared_gate")
 
 def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
     """An optimizer with two groups: parameters that decay, and norms, biases and (by default) routers, which don't."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_router = any(part in ROUTER_PARTS for part in name.split("."))
         decays = parameter.ndim >= 2 and (config.decay_router or not is_router)

@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from moecli.errors import RunError
-from moecli.model.checkpoint import read_tensors
+from moecli.model.checkpoint import read_tensors, write_tensors
 from moecli.training.trainer import Trainer
 
 TENSORS_FILE = "training_state.safetensors"
@@ -22,12 +21,12 @@ STATE_FILE = "training_state.json"
 
 
 def save_state(trainer: Trainer, step: int, folder: Path) -> None:
-    """Writes both files into an existing folder. Raises OSError or SafetensorError where the disk refuses."""
+    """Writes both files into an existing folder. Raises OSError where the disk refuses."""
     tensors = _random_states(trainer.device)
     for name, parameter in trainer.model.named_parameters():
         for key, value in trainer.optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
-    save_file(tensors, folder / TENSORS_FILE)
+            tensors[f"optimizer.{key}.{name}"] = value
+    write_tensors(tensors, folder / TENSORS_FILE)
     (folder / STATE_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
 
 

@@ -6,8 +6,9 @@ Shape letters beyond moe/routing.py: L layers that route.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class Trainer:
         self.config = config
         self.device = next(model.parameters()).device
         self.optimizer = build_adamw(model, config.optimizer)
-        self._forward: nn.Module = torch.compile(model) if config.compile else model
+        self._forward: Callable[..., Any] = torch.compile(model) if config.compile else model
 
     def step(self, step: int) -> StepResult:
         """Does optimizer step number `step`, counted from 0."""

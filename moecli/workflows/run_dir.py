@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from moecli.errors import MachineError, RunError
 
 OUTPUTS = Path("outputs")
@@ -172,9 +170,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns what the disk refuses into a message with the place."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MachineError(f"can't write: {reason}", where=str(path), next_step="free some space or give another --out") from error
+    except OSError as error:
+        raise MachineError(f"can't write: {error.strerror or error}", where=str(path), next_step="free some space or give another --out") from error
 
 
 def _flush(path: Path) -> None:

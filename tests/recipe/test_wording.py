@@ -21,7 +21,7 @@ from tests.recipe.toy_schema import TopK
         (float, "a number"),
         (bool, "true or false"),
         (str, "text"),
-        (None, "null"),
+        (type(None), "null"),
         (PositiveInt, "a whole number of at least 1"),
         (PositiveInt | None, "a whole number of at least 1, or null"),
         (Annotated[int, Interval(ge=2, le=8)], "a whole number from 2 to 8"),
