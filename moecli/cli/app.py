@@ -53,10 +53,10 @@ def main() -> None:
     """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage, recipe or input, 130 interrupted."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(_run(arguments, debug=debug))
+    sys.exit(run(arguments, debug=debug))
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def run(arguments: list[str], *, debug: bool) -> int:
     try:
         result: Any = app(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -83,7 +83,10 @@ def print_heatmap(console: Console, report: LoadReport) -> None:
         return
     for layer in report.layers:
         console.print(Text(f"layer {layer.layer:>3}  ").append_text(_shaded(layer)), soft_wrap=True)
-    _say(console, "           · dead   ░ under 0.5   ▒ under 0.9   ▓ under 1.5   █ above: load in multiples of the even share, expert 0 first")
+    _say(
+        console,
+        "           · dead   ░ under 0.5   ▒ under 0.9   ▓ under 1.5   █ above: load in multiples of the even share, expert 0 first",
+    )
 
 
 def _shaded(layer: LayerLoad) -> Text:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeGuard
 
 from moecli.errors import MachineError
 
@@ -37,7 +38,7 @@ def disk_error(error: OSError, where: str, next_step: str) -> MachineError:
     return MachineError(f"can't read or write here: {reason}", where=where, next_step=next_step)
 
 
-def is_disk_error(error: BaseException | None) -> bool:
+def is_disk_error(error: BaseException) -> TypeGuard[OSError]:
     """Whether this is the disk refusing to be written, rather than a file that is not there."""
     return isinstance(error, OSError) and error.errno in _REASONS
 

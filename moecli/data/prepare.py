@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from moecli.data.cache import Cache, cache_folder
@@ -82,7 +85,7 @@ def _obtain_tokenizer(config: TokenizerConfig, corpus: SplitCorpus, cache: Cache
         write_text_whole(folder / "tokenizer.json", config.build(texts).json)
 
     digests = (digest.hex() for digest, name in corpus.split_of.items() if name == TRAIN)
-    return cache.obtain(f"tokenizer-{_key(config.model_dump_json(), *digests)}", read, build)
+    return cache.obtain(f"tokenizer-{_key(chain([config.model_dump_json()], digests))}", read, build)
 
 
 def _obtain_splits(corpus: SplitCorpus, tokenizer: Tokenizer, cache: Cache, fingerprint: str) -> dict[str, TokenSplit]:
@@ -95,16 +98,17 @@ def _obtain_splits(corpus: SplitCorpus, tokenizer: Tokenizer, cache: Cache, fing
                 writers[name] = stack.enter_context(SplitWriter(folder, name, ids, tokenizer.end_of_text_id, tables))
             for encoded in encode_documents(corpus.documents(), tokenizer, tables):
                 writers[corpus.split_of[encoded.size.digest]].add(encoded.ids, encoded.labels, encoded.size.num_bytes)
-            described = [writer.finish() for writer in writers.values()]
+            described = {name: writer.finish() for name, writer in writers.items()}
         write_text_whole(folder / "splits.json", json.dumps(described))
 
-    return cache.obtain(f"tokens-{fingerprint}", _read_splits, build)
+    return cache.obtain(f"tokens-{fingerprint}", partial(_read_splits, names=corpus.names), build)
 
 
-def _read_splits(folder: Path) -> dict[str, TokenSplit] | None:
+def _read_splits(folder: Path, names: Sequence[str]) -> dict[str, TokenSplit] | None:
+    """None where the entry is not there or not whole."""
     try:
         described = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
-        splits = {split["name"]: open_split(folder, split) for split in described}
+        splits = {name: open_split(folder, name, described[name]) for name in names}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     whole = {name: split for name, split in splits.items() if split is not None}
@@ -113,8 +117,11 @@ def _read_splits(folder: Path) -> dict[str, TokenSplit] | None:
 
 def _fingerprint(corpus: SplitCorpus, tokenizer: Tokenizer) -> str:
     documents = (f"{size.digest.hex()} {corpus.split_of[size.digest]} {size.label_key}" for size in corpus.sizes)
-    return _key(tokenizer.content_hash, *corpus.corpus.label_kinds(), *documents)
+    return _key(chain([tokenizer.content_hash, repr(corpus.corpus.label_kinds())], documents))
 
 
-def _key(*parts: str) -> str:
-    return hashlib.sha256(json.dumps([CACHE_VERSION, *parts]).encode()).hexdigest()
+def _key(parts: Iterable[str]) -> str:
+    key = hashlib.sha256(f"version {CACHE_VERSION}".encode())
+    for part in parts:
+        key.update(f"{len(part)} {part}".encode())
+    return key.hexdigest()

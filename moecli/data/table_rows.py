@@ -16,17 +16,23 @@ Row = Mapping[str, Any]
 
 
 @contextmanager
-def silent_datasets() -> Iterator[None]:
-    """Inside the block `datasets` neither logs nor draws progress bars: what goes wrong is told once, by an error."""
+def quiet_datasets() -> Iterator[None]:
+    """Inside the block `datasets` neither logs nor draws progress bars: what goes wrong is told once, by an error.
+
+    Nor does it count uses over the network, which it would do for local files as well, waiting seconds where there is no network.
+    """
     import datasets
 
-    verbosity, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    verbosity, counts = datasets.logging.get_verbosity(), datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    bars = not datasets.are_progress_bars_disabled()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     datasets.disable_progress_bars()
     try:
         yield
     finally:
         datasets.logging.set_verbosity(verbosity)
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
         if bars:
             datasets.enable_progress_bars()
 

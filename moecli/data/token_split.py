@@ -64,7 +64,6 @@ class SplitWriter:
     """Writes a split piece by piece: one raw file of ids and one per label. To be used in a `with` block."""
 
     def __init__(self, folder: Path, name: str, ids: np.dtype, end_of_text_id: int, tables: Mapping[str, LabelTable]) -> None:
-        self._name = name
         self._end_of_text_id = end_of_text_id
         self._types = {"": ids} | dict.fromkeys(tables, LABEL_TYPE)
         self._tables = tables
@@ -94,7 +93,6 @@ class SplitWriter:
             file.flush()
             os.fsync(file.fileno())
         return {
-            "name": self._name,
             "id_type": self._types[""].str,
             "num_tokens": self._num_tokens,
             "num_bytes": self._num_bytes,
@@ -111,17 +109,17 @@ class SplitWriter:
         self._num_tokens += len(ids)
 
 
-def open_split(folder: Path, described: Mapping[str, Any]) -> TokenSplit | None:
+def open_split(folder: Path, name: str, described: Mapping[str, Any]) -> TokenSplit | None:
     """The split, memory-mapped; None where a file is not there or has not the size that it was written with."""
     label_names = {kind: tuple(names) for kind, names in described["labels"].items()}
     arrays: dict[str, np.ndarray] = {}
-    for array, path in _array_paths(folder, described["name"], list(label_names)).items():
+    for array, path in _array_paths(folder, name, list(label_names)).items():
         item = LABEL_TYPE if array else np.dtype(described["id_type"])
         if not path.is_file() or path.stat().st_size != described["num_tokens"] * item.itemsize:
             return None
         arrays[array] = np.memmap(path, dtype=item, mode="r")
     ids = arrays.pop("")
-    return TokenSplit(described["name"], ids, arrays, label_names, described["num_bytes"], described["num_documents"])
+    return TokenSplit(name, ids, arrays, label_names, described["num_bytes"], described["num_documents"])
 
 
 def _array_paths(folder: Path, name: str, kinds: list[str]) -> dict[str, Path]:

@@ -52,9 +52,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None
-) -> Evaluation:
+def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None) -> Evaluation:
     """Mean cross-entropy over all tokens of the batches, each token once.
 
     Args:

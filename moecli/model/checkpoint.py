@@ -20,6 +20,7 @@ from moecli.model.gpt import GPT
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+OTHER_CHECKPOINT = "use another checkpoint of the run"
 
 
 def save_model(model: GPT, folder: Path) -> None:
@@ -43,7 +44,8 @@ def load_model(folder: Path) -> GPT:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         first_line = " ".join(str(error).split())[:300]
-        raise RunError(f"the weights don't fit {CONFIG_FILE}: {first_line}", where=str(folder / WEIGHTS_FILE)) from error
+        what = f"the weights don't fit {CONFIG_FILE}: {first_line}"
+        raise RunError(what, where=str(folder / WEIGHTS_FILE), next_step=OTHER_CHECKPOINT) from error
     return model.eval()
 
 
@@ -67,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step="give a folder that `moecli train` wrote") from error
     except (SafetensorError, OSError) as error:
-        raise RunError(f"damaged: {error}", where=str(path), next_step="use an earlier checkpoint of the run") from error
+        raise RunError(f"damaged: {error}", where=str(path), next_step=OTHER_CHECKPOINT) from error
 
 
 def _read_config(path: Path) -> tuple[GPTConfig, int]:
@@ -77,4 +79,5 @@ def _read_config(path: Path) -> tuple[GPTConfig, int]:
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step="give a folder that `moecli train` wrote") from error
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"damaged or from another version of moecli: {error}", where=str(path)) from error
+        what = f"damaged or from another version of moecli: {' '.join(str(error).split())[:300]}"
+        raise RunError(what, where=str(path), next_step=OTHER_CHECKPOINT) from error

@@ -28,7 +28,7 @@ def pick_device(name: DeviceName) -> torch.device:
         return torch.device(next(device for device, is_there in available.items() if is_there))
     if not available[name]:
         there = ", ".join(device for device, is_there in available.items() if is_there)
-        raise MachineError(f"torch finds no {name} on this machine", where="training.device", allowed=f"auto, {there}")
+        raise MachineError(f"torch finds no {name} on this machine", where="training.device", next_step=f"set it to auto or {there}")
     return torch.device(name)
 
 

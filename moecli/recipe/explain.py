@@ -43,12 +43,13 @@ def explain(error: ValidationError, schema: type[Config], data: Any) -> list[Fin
 def _findings(details: ErrorDetails, schema: type[Config], data: Any) -> Iterator[Finding]:
     path, shape = _locate(details["loc"], schema, data)
     value = value_at(data, path)
-    in_union = shape is not None and bool(shape.members)
-    match "" if in_union else details["type"], details.get("ctx", {}).get("error"):
+    match details["type"], details.get("ctx", {}).get("error"):
+        case _ if shape and shape.members:
+            yield _wrong_value(path, shape, value)
         case "extra_forbidden", _:
             yield _unknown_key(path, schema, data)
         case "missing", _:
-            yield Finding(path, f"is missing; it must be {_allowed(shape, None)}", shows_value=False, reads=(path,))
+            yield Finding(path, f"is missing; it must be {describe(shape) if shape else 'there'}", shows_value=False, reads=(path,))
         case (("union_tag_invalid" | "union_tag_not_found"), _) if shape and shape.one_of:
             yield _wrong_kind(path, shape, value)
         case "value_error", (FieldProblem() | FieldProblems()) as broken:
@@ -57,7 +58,7 @@ def _findings(details: ErrorDetails, schema: type[Config], data: Any) -> Iterato
         case (("value_error" | "assertion_error"), Exception() as broken) if str(broken):
             yield Finding(path, escape(str(broken)), reads=(path,))
         case _:
-            yield Finding(path, f"must be {_allowed(shape, value)}{hint(shape, value) if shape else ''}")
+            yield _wrong_value(path, shape, value)
 
 
 def _locate(loc: KeyPath, schema: type[Config], data: Any) -> tuple[KeyPath, Shape | None]:
@@ -78,8 +79,8 @@ def _locate(loc: KeyPath, schema: type[Config], data: Any) -> tuple[KeyPath, Sha
     return path, shape
 
 
-def _allowed(shape: Shape | None, value: Any) -> str:
-    return describe(shape, value) if shape else "another value"
+def _wrong_value(path: KeyPath, shape: Shape | None, value: Any) -> Finding:
+    return Finding(path, f"must be {describe(shape, value)}{hint(shape, value)}" if shape else "can't be used here")
 
 
 def _unknown_key(path: KeyPath, schema: type[Config], data: Any) -> Finding:
@@ -92,8 +93,8 @@ def _unknown_key(path: KeyPath, schema: type[Config], data: Any) -> Finding:
     meant: KeyPath = ()
     if near := nearest(key, config.model_fields):
         meant = (*parent, near)
-    elif not owners:
-        meant = next(paths_of_key(Shape.of(schema), key), ())
+    elif not owners and len(elsewhere := set(paths_of_key(Shape.of(schema), key))) == 1:
+        [meant] = elsewhere
         near = show_path(meant)
     what = "unknown key"
     if shape.one_of and owners:
@@ -116,10 +117,8 @@ def _wrong_kind(path: KeyPath, shape: Shape, value: Any) -> Finding:
 
 def _broken_rule(path: KeyPath, problem: FieldProblem, data: Any) -> Finding:
     fields = [(*path, *_keys(field)) for field in (problem.field, *problem.involves)]
-    value = value_at(data, fields[0])
     allowed = f" (allowed: {problem.allowed})" if problem.allowed else ""
-    shows_value = has_path(data, fields[0]) and not isinstance(value, dict)
-    return Finding(fields[0], escape(problem.what + allowed), shows_value, reads=tuple(fields))
+    return Finding(fields[0], escape(problem.what + allowed), shows_value=has_path(data, fields[0]), reads=tuple(fields))
 
 
 def _keys(field: str) -> KeyPath:

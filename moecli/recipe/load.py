@@ -97,7 +97,7 @@ def _read_text(file: Path) -> str:
     if len(content) > _LARGEST_FILE:
         raise RecipeError(f"more than {_LARGEST_FILE} bytes: this is no recipe", where=escape(str(file)), next_step=WHERE_RECIPES_ARE)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         what = f"the byte 0x{content[error.start]:02x} is not UTF-8"

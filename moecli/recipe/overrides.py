@@ -80,9 +80,9 @@ def _drop_foreign_keys(document: Document, file_data: Any, shape: Shape, path: K
     if not isinstance(data, dict):
         return []
     notices = []
-    if shape.one_of and document.place_of((*path, "kind")).is_override:
+    if shape.one_of:
         table, kind = shape.one_of.table, kind_of(shape.one_of, data)
-        if kind in table and kind != kind_of(shape.one_of, value_at(file_data, path)):
+        if isinstance(kind, str) and kind in table and kind != kind_of(shape.one_of, value_at(file_data, path)):
             # a key that no kind has is a slip of the keyboard, and stays to be told
             of_other_kinds = {key for config in table.values() for key in config.model_fields} - set(table[kind].model_fields)
             dropped = [key for key in list(data) if key in of_other_kinds and _drop_what_the_file_says(document, (*path, key))]

@@ -15,8 +15,6 @@ from moecli.config import LARGEST
 from moecli.recipe.problem import show_value
 from moecli.recipe.shape import Shape
 
-_LONGEST_NAME = 60  # characters; nothing longer is worth a search for near names
-
 
 def describe(shape: Shape, value: Any = None) -> str:
     """What is allowed here, as it reads after "must be". The value decides only how much of it is worth saying."""
@@ -38,7 +36,7 @@ def hint(shape: Shape, value: Any) -> str:
 def nearest(name: str, names: Iterable[str]) -> str:
     """The known name that looks most like this one; empty where none does."""
     by_plain = {_plain(known): known for known in names}
-    near = get_close_matches(_plain(name), by_plain, n=1, cutoff=0.6) if len(name) <= _LONGEST_NAME else []
+    near = get_close_matches(_plain(name), by_plain, n=1, cutoff=0.6)
     return by_plain[near[0]] if near else ""
 
 

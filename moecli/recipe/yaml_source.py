@@ -195,26 +195,27 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-# What PyYAML says, and what a person who writes a recipe needs to hear. The first match counts.
+# What PyYAML says, what a person who writes a recipe needs to hear, and whether to point at the beginning of what is broken
+# rather than at the place where that showed. The first match counts.
 _IN_PLAIN_WORDS = (
-    (r"'\t'", "a tab can't indent: use spaces"),
-    ("cannot start any token", "a plain value can't begin with this character: put it in quotes"),
-    ("second occurrence", "this anchor (&) stands at another value already"),
-    ("sequence entries are not allowed", "a list item ('- ') can't begin here: give it a line of its own"),
-    ("expected the node content", "a value is missing here"),
-    ("single document", "a second document begins here (---): a recipe is one"),
-    ("mapping values are not allowed", "no ':' can stand here: check the indentation, or put text that holds ': ' in quotes"),
-    ("expected ':'", "a ':' is missing after the key"),
-    ("expected <block end>", "this does not line up with the lines above"),
-    ("expected ',' or ']'", "the list that begins here is not closed: ',' or ']' is missing"),
-    ("expected ',' or '}'", "the mapping that begins here is not closed: ',' or '}' is missing"),
-    ("while scanning a quoted scalar", "the quotes that open here are never closed"),
+    (r"'\t'", "a tab can't indent: use spaces", False),
+    ("cannot start any token", "a plain value can't begin with this character: put it in quotes", False),
+    ("second occurrence", "this anchor (&) stands at another value already", False),
+    ("sequence entries are not allowed", "a list item ('- ') can't begin here: give it a line of its own", False),
+    ("expected the node content", "a value is missing here", False),
+    ("single document", "a second document begins here (---): a recipe is one", False),
+    ("mapping values are not allowed", "no ':' can stand here: check the indentation, or put text that holds ': ' in quotes", False),
+    ("expected ':'", "a ':' is missing after the key", False),
+    ("expected <block end>", "this does not line up with the lines above", False),
+    ("expected ',' or ']'", "the list that begins here is not closed: ',' or ']' is missing", True),
+    ("expected ',' or '}'", "the mapping that begins here is not closed: ',' or '}' is missing", True),
+    ("while scanning a quoted scalar", "the quotes that open here are never closed", True),
 )
 
 
 def _fault(error: yaml.MarkedYAMLError) -> YamlFault:
     said = f"{error.context or ''} {error.problem or ''}"
-    words = next((words for sign, words in _IN_PLAIN_WORDS if sign in said), f"not valid YAML: {escape(error.problem or said)}")
-    begins_earlier = "that begins here" in words or "that open here" in words
-    mark = (error.context_mark if begins_earlier else error.problem_mark) or error.problem_mark or error.context_mark
-    return YamlFault(words, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1)
+    anything_else = (f"not valid YAML: {escape(error.problem or said)}", False)
+    what, at_its_beginning = next(((words, first) for sign, words, first in _IN_PLAIN_WORDS if sign in said), anything_else)
+    mark = (error.context_mark if at_its_beginning else error.problem_mark) or error.problem_mark or error.context_mark
+    return YamlFault(what, mark.line + 1 if mark else 1, mark.column + 1 if mark else 1)

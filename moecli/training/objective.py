@@ -46,8 +46,6 @@ def causal_lm_losses(
     return Losses(cross_entropy, balance, router_z, total)
 
 
-def _mean_over_layers(
-    loss: Callable[[RoutingRecord], Tensor], records: Sequence[RoutingRecord | None], *, like: Tensor
-) -> Tensor:
+def _mean_over_layers(loss: Callable[[RoutingRecord], Tensor], records: Sequence[RoutingRecord | None], *, like: Tensor) -> Tensor:
     values = [loss(record) for record in records if record is not None]
     return torch.stack(values).mean() if values else torch.zeros_like(like)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moecli.errors import RunError
-from moecli.model.checkpoint import read_tensors, write_tensors
+from moecli.model.checkpoint import OTHER_CHECKPOINT, read_tensors, write_tensors
 from moecli.training.trainer import Trainer
 
 TENSORS_FILE = "training_state.safetensors"
@@ -40,7 +40,7 @@ def load_state(trainer: Trainer, folder: Path) -> int:
     try:
         step = int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"missing or damaged: {error}", where=str(folder / STATE_FILE)) from error
+        raise RunError(f"missing or damaged: {error}", where=str(folder / STATE_FILE), next_step=OTHER_CHECKPOINT) from error
     _set_random_states(tensors, trainer.device)
     if step > 0:
         _set_moments(trainer, tensors, folder)
@@ -53,7 +53,7 @@ def _set_moments(trainer: Trainer, tensors: dict[str, Tensor], folder: Path) -> 
         try:
             state = {key: moments[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:
-            raise RunError(f"holds no {error}", where=str(folder / TENSORS_FILE)) from error
+            raise RunError(f"holds no {error}", where=str(folder / TENSORS_FILE), next_step=OTHER_CHECKPOINT) from error
         trainer.optimizer.state[parameter] = {key: value.to(trainer.device) for key, value in state.items()}
 
 

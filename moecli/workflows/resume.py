@@ -36,7 +36,7 @@ def check_same_data(run: RunDir, data: PreparedData) -> None:
     try:
         before = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"missing or damaged: {error}", where=str(run.environment)) from error
+        raise RunError(f"missing or damaged: {error}", where=str(run.environment), next_step="begin a new run") from error
     if before != data.fingerprint:
         raise RunError(
             "the text or its tokens are not those that the run was begun with",

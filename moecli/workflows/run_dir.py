@@ -68,7 +68,9 @@ def new_run_path(name: str, out: Path | None) -> Path:
     """
     path = out or OUTPUTS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if path.exists() or path.is_symlink():
-        raise RunError("there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run")
+        raise RunError(
+            "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
+        )
     return path
 
 
@@ -103,8 +105,15 @@ def find_checkpoint(path: Path) -> tuple[RunDir, Path]:
         run = RunDir(checkpoint.parent.parent)
         if run.recipe.is_file():
             return run, checkpoint
-        raise RunError("a checkpoint outside its run folder", where=str(path), next_step="give a checkpoint inside a run folder, with its recipe.yaml")
-    raise RunError("neither a run folder nor a checkpoint", where=str(path), allowed="a folder with checkpoints/latest, or checkpoints/step-N")
+        raise RunError(
+            "a checkpoint outside its run folder", where=str(path), next_step="give a checkpoint inside a run folder, with its recipe.yaml"
+        )
+    raise RunError(
+        "neither a run folder nor a checkpoint",
+        where=str(path),
+        allowed="a folder with checkpoints/latest in it, or one such as checkpoints/step-300",
+        next_step="give the run folder that `moecli train` named",
+    )
 
 
 @contextmanager
@@ -171,7 +180,9 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MachineError(f"can't write: {error.strerror or error}", where=str(path), next_step="free some space or give another --out") from error
+        raise MachineError(
+            f"can't write: {error.strerror or error}", where=str(path), next_step="free some space or give another --out"
+        ) from error
 
 
 def _flush(path: Path) -> None:

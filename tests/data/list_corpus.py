@@ -12,7 +12,7 @@ from moecli.data.documents import Document
 class ListCorpus(Corpus):
     kind: Literal["list"] = "list"
     texts: list[str]
-    labels: list[dict[str, str]] = []
+    labels: list[dict[str, str]] | None = None
     """One per text, or none at all."""
 
     def documents(self) -> Iterator[Document]:

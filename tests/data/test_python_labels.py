@@ -72,6 +72,11 @@ def test_a_string_in_a_larger_statement_is_no_docstring(statement):
     assert "docstring" not in dict(pieces("domain", f"def f():\n    {statement}\n")).values()
 
 
+@pytest.mark.parametrize("opener", ["if x", "for x in y", "with x"])
+def test_a_string_that_begins_another_block_is_no_docstring(opener):
+    assert "docstring" not in dict(pieces("domain", f"{opener}:\n    'a string'\n")).values()
+
+
 def test_the_quotes_of_an_f_string_are_string():
     source = 'x = f"a{b}c"\n'
     spans = label_python(source)["token_class"]

@@ -68,7 +68,9 @@ def test_sparse_equals_a_per_token_double_loop_with_every_gradient(activation, t
     torch.testing.assert_close(y, expected_y, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(x_grad, expected_x_grad, rtol=1e-4, atol=1e-5)
     for name, grad in param_grads.items():
-        torch.testing.assert_close(grad, expected_param_grads[f"layer.{name}"], rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            grad, expected_param_grads[f"layer.{name}"], rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -93,17 +95,23 @@ def test_all_experts_chosen_is_the_dense_moe(activation, normalize_weights):
     # The probabilities of all experts sum to 1 already, so both settings are the dense MoE.
     layer = build(sparse(num_experts=4, top_k=4, normalize_weights=normalize_weights), activation)
     dense = DenseMoE(DenseMoEConfig(num_experts=4, d_expert=D_EXPERT), D_MODEL, activation)
-    dense.load_state_dict({
-        "gate_weight": layer.router.weight,
-        "experts.in_proj": layer.experts.in_proj,
-        "experts.out_proj": layer.experts.out_proj,
-    })
+    dense.load_state_dict(
+        {
+            "gate_weight": layer.router.weight,
+            "experts.in_proj": layer.experts.in_proj,
+            "experts.out_proj": layer.experts.out_proj,
+        }
+    )
     x_BSD = torch.randn(2, 3, D_MODEL)
     y, x_grad, param_grads = gradients(layer, x_BSD)
     dense_y, dense_x_grad, dense_grads = gradients(dense, x_BSD)
     torch.testing.assert_close(y, dense_y)
     torch.testing.assert_close(x_grad, dense_x_grad)
-    for name, dense_name in {"router.weight": "gate_weight", "experts.in_proj": "experts.in_proj", "experts.out_proj": "experts.out_proj"}.items():
+    for name, dense_name in {
+        "router.weight": "gate_weight",
+        "experts.in_proj": "experts.in_proj",
+        "experts.out_proj": "experts.out_proj",
+    }.items():
         torch.testing.assert_close(param_grads[name], dense_grads[dense_name], rtol=1e-4, atol=1e-5)
 
 
@@ -126,9 +134,11 @@ def test_every_kind_keeps_the_shape_and_says_which_experts_it_used(kind):
         assert record.load_E.sum() == record.kept_A.sum() == len(record.routing.token_ids_A)
 
 
-@pytest.mark.parametrize("config", [
-    MLPConfig(), DenseMoEConfig(num_experts=4), *(SparseMoEConfig(router=router.config_class()) for router in ROUTERS.values())
-], ids=lambda config: getattr(getattr(config, "router", config), "kind", ""))
+@pytest.mark.parametrize(
+    "config",
+    [MLPConfig(), DenseMoEConfig(num_experts=4), *(SparseMoEConfig(router=router.config_class()) for router in ROUTERS.values())],
+    ids=lambda config: getattr(getattr(config, "router", config), "kind", ""),
+)
 def test_the_past_does_not_see_the_future_nor_a_row_its_neighbour(config):
     layer = build(config)
     x_BSD = torch.randn(2, 8, D_MODEL)

@@ -14,8 +14,10 @@ from tests.recipe.toy_schema import MLP, Toy
 
 
 def problems(text: str, schema: type[Config] = Toy) -> list[str]:
+    document = Document.from_file(read_yaml(text), "my.yaml")
     with pytest.raises(InvalidRecipe) as caught:
-        check(Document.from_file(read_yaml(text), "my.yaml"), schema, "my.yaml")
+        check(document, schema, "my.yaml")
+    assert repr(document.data) == repr(read_yaml(text).data)  # what is taken out is taken out of a copy
     return [str(problem).removeprefix("my.yaml:") for problem in caught.value.problems]
 
 
@@ -142,6 +144,41 @@ def test_required_keys() -> None:
         "3: a = 2: must be b",
     ]
     assert problems("a: 1\n", Outer) == ["1: also_needed: is missing; it must be a mapping of keys to values"]
+
+
+class Narrow(Config):
+    inner: Inner = Inner(needed=2)
+    limit: int = 10
+    size: int = 10
+
+    def problems(self) -> list[FieldProblem]:
+        problems = []
+        if self.inner.other > self.limit:
+            problems.append(FieldProblem("limit", "is below inner.other", involves=("inner.other",)))
+        if self.size == 0:
+            problems.append(FieldProblem("size", "is too small for inner", involves=("inner",)))
+        return problems
+
+
+class Wide(Config):
+    narrow: Narrow = Narrow()
+    width: int = 1
+
+    def problems(self) -> list[FieldProblem]:
+        return [FieldProblem("width", "is above narrow.size", involves=("narrow.size",))] if self.width > self.narrow.size else []
+
+
+def test_no_more_is_taken_out_than_has_to_be() -> None:
+    # narrow.limit is a default: inner.other goes, narrow stays, and with it what the rule about width reads
+    assert problems("narrow:\n  inner: {needed: 2, other: 11}\n  size: 5\nwidth: 7\n", Wide) == [
+        "2: narrow.limit: is below inner.other",
+        "4: width = 7: is above narrow.size",
+    ]
+
+
+def test_a_rule_about_a_whole_mapping_waits_until_the_mapping_is_sound() -> None:
+    assert problems("inner: {needed: 2, other: x}\nsize: 0\n", Narrow) == ['1: inner.other = "x": must be a whole number']
+    assert problems("inner: {needed: 2, other: 1}\nsize: 0\n", Narrow) == ["2: size = 0: is too small for inner"]
 
 
 class Hopeless(Config):

@@ -108,6 +108,12 @@ SPARSE_KEYS = "(allowed here: kind, num_experts, d_expert, router)"
             "unknown key (allowed here: kind, d_ff)",
             (),
         ),
+        (  # there is a kind in two places, so there is no telling
+            {"training": {"kind": "x"}},
+            ("training", "kind"),
+            "unknown key (allowed here: steps, learning_rate, dropout, compile, optimizer, clip)",
+            (),
+        ),
         ({"xyz": 1}, ("xyz",), "unknown key (allowed here: name, seed, model, data, training)", ()),
         ({"": 1}, ("",), "unknown key (allowed here: name, seed, model, data, training)", ()),
     ],
@@ -137,7 +143,7 @@ def _refuse(value: int) -> int:
 
 
 def _refuse_in_fields(value: int) -> int:
-    raise FieldProblem("", "is not allowed today", allowed="tomorrow")
+    raise FieldProblem("", "is not allowed\ntoday", allowed="tomorrow")
 
 
 def _refuse_in_words_of_pydantic(value: int) -> int:
@@ -157,7 +163,7 @@ class Odd(Config):
     ("data", "path", "what"),
     [
         ({"own": 3}, ("own",), "3 is\\nnot my number"),
-        ({"field": 3}, ("field",), "is not allowed today (allowed: tomorrow)"),
+        ({"field": 3}, ("field",), "is not allowed\\ntoday (allowed: tomorrow)"),
         ({"custom": 3}, ("custom",), "must be a whole number"),
         ({"predicate": 3}, ("predicate",), "must be a whole number"),
         ({"union": {"nam": 3}}, ("union",), "must be a mapping of keys to values or true or false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -9,9 +10,10 @@ from annotated_types import Ge, Gt, Interval, Le, Len, Lt
 from pydantic import Field
 
 from moecli.config import LARGEST, Config, Fraction, KindConfig, NonNegativeFloat, OneOf, PositiveFloat, PositiveInt
+from moecli.recipe.schema import Recipe
 from moecli.recipe.shape import Shape
 from moecli.recipe.wording import describe, either, hint, nearest
-from tests.recipe.toy_schema import TopK
+from tests.recipe.toy_schema import TopK, Toy
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,23 @@ from tests.recipe.toy_schema import TopK
 )
 def test_describe(annotation: Any, text: str) -> None:
     assert describe(Shape.of(annotation)) == text
+
+
+def all_shapes(config: type[Config]) -> Iterator[Shape]:
+    for name in config.model_fields:
+        shape = Shape.of(config).child(name, {})
+        assert shape
+        yield shape
+        inner = shape.one_of.table.values() if shape.one_of else [shape.config({})]
+        for config_within in inner:
+            yield from all_shapes(config_within) if config_within else ()
+
+
+@pytest.mark.parametrize("schema", [Toy, Recipe])
+def test_there_are_words_for_every_field(schema: type[Config]) -> None:
+    words = [describe(shape) for shape in all_shapes(schema)]
+    assert len(words) > 20
+    assert not [text for text in words if "another value" in text]
 
 
 def test_a_bound_that_nobody_meets_is_told_to_the_one_who_met_it() -> None:

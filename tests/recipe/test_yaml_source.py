@@ -91,7 +91,7 @@ def test_flaws_name_key_and_line(text: str, flaw: Flaw) -> None:
 
 
 def test_every_flaw_is_told_once_though_merged_in_twice() -> None:
-    tree = read_yaml("a: &a {x: 1, 3: 1}\nb: {<<: *a}\nc: 1e999\n")
+    tree = read_yaml("a: &a {x: 1, 3: 1}\nb: {<<: [*a, *a]}\nc: 1e999\n")
     assert [flaw.path for flaw in tree.flaws] == [("a", "3"), ("b", "3"), ("c",)]
 
 

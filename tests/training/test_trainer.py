@@ -25,7 +25,8 @@ FFNS = {"mlp": MLPConfig(d_ff=32), "dense": DenseMoEConfig(num_experts=2, d_expe
 
 def trainer_of(split, ffn: FeedForwardConfig = SPARSE, seed: int = 0, **options: object) -> Trainer:
     config = TrainingConfig.model_validate(
-        {"steps": 8, "batch_size": 8, "learning_rate": 0.01, "schedule": CosineConfig(warmup_steps=2), "log_every": 1, "device": "cpu"} | options
+        {"steps": 8, "batch_size": 8, "learning_rate": 0.01, "schedule": CosineConfig(warmup_steps=2), "log_every": 1, "device": "cpu"}
+        | options
     )
     model = build_gpt(GPTConfig(d_model=16, num_layers=2, num_heads=2, ffn=ffn), VOCAB, seed)
     return Trainer(model, TrainBatches(split, SEQ_LEN, config.micro_batch_size, seed), config)

@@ -20,7 +20,7 @@ from moecli.data.corpora.base import Corpus
 from moecli.data.disk import disk_errors, is_disk_error
 from moecli.data.documents import Document
 from moecli.data.plain_text import check_readable, check_utf8, cut_at_blank_lines, read_blocks
-from moecli.data.table_rows import documents_of_rows, silent_datasets
+from moecli.data.table_rows import documents_of_rows, quiet_datasets
 from moecli.errors import DataError
 
 # Suffix -> the reader of `datasets`. Every other file is read as plain text, whatever its suffix.
@@ -74,11 +74,12 @@ class FilesCorpus(Corpus):
             check_utf8(path)
         if path.stat().st_size == 0:
             return
-        options = _csv_options(path) if reader == "csv" else {}
         # Even a stream writes a lock file to its cache folder: it gets one that is gone afterwards.
         scratch_errors = disk_errors("the folder for temporary files", "free some space there, or set TMPDIR to another folder")
-        with scratch_errors, tempfile.TemporaryDirectory() as scratch, silent_datasets(), _readable(path):
-            rows = datasets.load_dataset(reader, data_files=[str(path)], split="train", streaming=True, cache_dir=scratch, **options)
+        with scratch_errors, tempfile.TemporaryDirectory() as scratch, quiet_datasets(), _readable(path):
+            options = _csv_options(path) if reader == "csv" else {}
+            name = glob.escape(str(path))
+            rows = datasets.load_dataset(reader, data_files=[name], split="train", streaming=True, cache_dir=scratch, **options)
             yield from documents_of_rows(rows, str(path), self.text_column, self.label_column, rows.features)
 
 

@@ -15,7 +15,7 @@ from moecli.config import PositiveInt
 from moecli.data.corpora.base import Corpus
 from moecli.data.disk import disk_error, is_disk_error
 from moecli.data.documents import Document
-from moecli.data.table_rows import documents_of_rows, silent_datasets
+from moecli.data.table_rows import documents_of_rows, quiet_datasets
 from moecli.errors import DataError
 
 
@@ -51,7 +51,7 @@ class HubCorpus(Corpus):
         if self.path.startswith((".", "/", "~")) and not local.is_dir():
             raise DataError("no such folder", where=self.path, next_step="check data.corpus.path")
         name = str(local) if local.is_dir() else self.path
-        with silent_datasets(), self._loadable():
+        with quiet_datasets(), self._loadable():
             rows = datasets.load_dataset(name, self.config_name, split=self.split, streaming=self.streaming)
             first_rows = islice(rows, self.max_documents)
             yield from documents_of_rows(first_rows, self.path, self.text_column, self.label_column, rows.features)
@@ -70,7 +70,7 @@ class HubCorpus(Corpus):
         import datasets
 
         for cause in _causes(error):
-            if isinstance(cause, OSError) and is_disk_error(cause):
+            if is_disk_error(cause):
                 folder = str(datasets.config.HF_DATASETS_CACHE)
                 return disk_error(cause, folder, "free some space, set HF_HOME to another folder, or set data.corpus.streaming: true")
         first_line = (str(error) or type(error).__name__).splitlines()[0]
