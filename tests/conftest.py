@@ -28,7 +28,7 @@ model:
   num_layers: 2
   num_heads: 2
   ffn: {kind: sparse, num_experts: 4, d_expert: 16, router: {kind: topk, top_k: 2}}
-training: {steps: 6, batch_size: 4, log_every: 1, checkpoint_every: 4, schedule: {warmup_steps: 2}, device: cpu}
+training: {steps: 6, batch_size: 4, log_every: 1, checkpoint_every: 4, device: cpu}
 evaluation: {every: 4, batch_size: 8}
 """
 

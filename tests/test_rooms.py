@@ -24,7 +24,6 @@ LEVELS = {
 }  # fmt: skip
 THIRD_PARTIES = {
     "typer": ("cli",),
-    "click": ("cli",),
     "rich": ("cli",),
     "matplotlib": ("reports",),
     "jinja2": ("reports",),

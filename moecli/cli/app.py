@@ -10,7 +10,6 @@ import signal
 import sys
 from typing import Annotated, Any
 
-import click
 import typer
 
 import moecli
@@ -21,6 +20,9 @@ from moecli.cli.recipes import recipes_app
 from moecli.errors import MoecliError
 
 INTERRUPTED = 128 + signal.SIGINT
+
+# What typer raises for a wrong command line. Some versions of typer have click as a dependency, others inside; both have this class.
+UsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="moecli",
@@ -60,12 +62,12 @@ def run(arguments: list[str], *, debug: bool) -> int:
     try:
         result: Any = app(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
+    except UsageError as error:
         error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         console.print_error("interrupted")
         return INTERRUPTED
     except BrokenPipeError:

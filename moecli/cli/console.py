@@ -6,6 +6,7 @@ Knows rich. Must not know any command.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +32,12 @@ def for_people(as_json: bool) -> Console:
 def print_json(content: dict[str, Any]) -> None:
     """Exactly one JSON object on stdout."""
     stdout().print(json.dumps(content), soft_wrap=True, markup=False, highlight=False)
+
+
+def print_notices(console: Console, notices: Sequence[str]) -> None:
+    """What was done with the input that the user may not expect."""
+    for notice in notices:
+        console.print(f"note: {notice}", soft_wrap=True, markup=False, highlight=False)
 
 
 def print_error(message: str) -> None:

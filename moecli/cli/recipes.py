@@ -34,13 +34,15 @@ def show_command(
     resolved: Annotated[bool, typer.Option("--resolved", help="Show every key, defaults filled in.")] = False,
 ) -> None:
     """Print a recipe, as it stands in its file or with every key."""
-    from moecli.recipe.load import dump_recipe, load_recipe
+    from moecli.recipe.load import dump_recipe, load_recipe, read_recipe_text
     from moecli.recipe.shipped import find_recipe
 
     if resolved or overrides:
-        text = dump_recipe(load_recipe(recipe, overrides or []).recipe)
+        loaded = load_recipe(recipe, overrides or [])
+        console.print_notices(console.stderr(), loaded.notices)
+        text = dump_recipe(loaded.recipe)
     else:
-        text = find_recipe(recipe).read_text(encoding="utf-8")
+        text = read_recipe_text(find_recipe(recipe))
     console.stdout().print(text.rstrip("\n"), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -70,5 +72,5 @@ def validate_command(
     from moecli.recipe.load import load_recipe
 
     for recipe in recipes:
-        load_recipe(recipe, overrides or [])
+        console.print_notices(console.stderr(), load_recipe(recipe, overrides or []).notices)
         console.stdout().print(f"{recipe}: valid", markup=False, highlight=False, soft_wrap=True)

@@ -32,8 +32,7 @@ def train_command(
 
     loaded = load_recipe(recipe, overrides or [])
     people = console.for_people(as_json)
-    for notice in loaded.notices:
-        people.print(f"note: {notice}", markup=False, highlight=False)
+    console.print_notices(people, loaded.notices)
     if dry_run:
         _dry_run(loaded.recipe, as_json)
         return
@@ -58,7 +57,7 @@ def train_command(
         print_summary(people, result)
 
 
-def _dry_run(recipe: "Recipe", as_json: bool) -> None:
+def _dry_run(recipe: Recipe, as_json: bool) -> None:
     from moecli.cli.train_summary import print_plan
     from moecli.workflows.plan import plan_training
 

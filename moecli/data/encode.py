@@ -1,6 +1,6 @@
 """Documents to ids, and the labels of characters to the labels of tokens.
 
-Knows tokenizers and documents. Must not know splits, files or torch.
+Knows tokenizers and documents. Must not know which document goes into which split, files or torch.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def prepare(config: DataConfig, *, tokenizer: Tokenizer | None = None) -> Prepar
     """
     corpus = SplitCorpus.hold_out(config.corpus, config.validation_fraction, config.validation_max_bytes)
     cache = Cache(cache_folder(config.cache_dir))
-    tokenizer = tokenizer or _obtain_tokenizer(config.tokenizer, corpus, cache)
+    if tokenizer is None:
+        tokenizer = _obtain_tokenizer(config.tokenizer, corpus, cache)
     fingerprint = _fingerprint(corpus, tokenizer)
     splits = _obtain_splits(corpus, tokenizer, cache, fingerprint)
     return PreparedData(tokenizer, splits[TRAIN], splits[VALIDATION], fingerprint)

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from moecli.config import Config, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
+from annotated_types import Interval
+
+from moecli.config import LARGEST, Config, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.activations import ActivationName
 from moecli.moe.layers import FEED_FORWARDS, FeedForwardConfig, MLPConfig
 
 FEED_FORWARD_CONFIGS = {kind: feed_forward.config_class for kind, feed_forward in FEED_FORWARDS.items()}
+
+# 4 * d_model, the default width of feed-forward networks, has to be a number that a config can hold.
+ModelWidth = Annotated[int, Interval(ge=1, le=LARGEST // 4)]
 
 
 class MoELayersConfig(Config):
@@ -41,7 +46,7 @@ class MoELayersConfig(Config):
 class GPTConfig(Config):
     """A pre-norm decoder: RMSNorm, RoPE, grouped-query attention, a feed-forward block of any kind. No biases, no dropout."""
 
-    d_model: PositiveInt = 128
+    d_model: ModelWidth = 128
     """Width of the residual stream."""
     num_layers: PositiveInt = 4
     """Blocks."""

@@ -47,7 +47,7 @@ def check_memory(needed_bytes: int, device: torch.device) -> None:
     if there_bytes is not None and needed_bytes > there_bytes:
         raise MachineError(
             f"training needs about {needed_bytes / 1e9:,.1f} GB, this machine's {device.type} has {there_bytes / 1e9:,.1f} GB",
-            next_step="make model.d_model, model.num_layers, model.ffn or training.batch_size smaller; `moecli train --dry-run` counts bytes",
+            next_step="make the model or training.batch_size smaller; `moecli train --dry-run` counts the bytes",
         )
 
 

@@ -51,7 +51,7 @@ def load_recipe(
         RecipeError: there is no such file, it can't be read, or something in it is wrong.
     """
     file = find_recipe(name_or_path)
-    return parse_recipe(_read_text(file), escape(str(file)), overrides, schema)
+    return parse_recipe(read_recipe_text(file), escape(str(file)), overrides, schema)
 
 
 def parse_recipe(
@@ -83,7 +83,7 @@ def dump_recipe(recipe: Config) -> str:
     return write_yaml(recipe.model_dump(mode="json"))
 
 
-def _read_text(file: Path) -> str:
+def read_recipe_text(file: Path) -> str:
     """The text of a recipe file.
 
     Raises:

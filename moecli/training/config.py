@@ -74,7 +74,4 @@ class TrainingConfig(Config):
         if self.batch_size % self.gradient_accumulation:
             what = f"does not divide batch_size ({self.batch_size})"
             problems.append(FieldProblem("gradient_accumulation", what, allowed="a divisor of batch_size", involves=("batch_size",)))
-        if self.schedule.warmup_steps > self.steps:
-            what = f"longer than the whole training ({self.steps} steps)"
-            problems.append(FieldProblem("schedule.warmup_steps", what, allowed=f"0 to {self.steps}", involves=("steps",)))
         return problems

@@ -66,5 +66,5 @@ def _check_finite(figures: dict[str, float], step: int) -> None:
     if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
         raise TrainingError(
             f"loss {figures['loss']}, gradient norm {figures['grad_norm']} at step {step}",
-            next_step="lower training.learning_rate, or raise training.schedule.warmup_steps; the last checkpoint is sound",
+            next_step="lower training.learning_rate, or raise training.schedule.warmup_fraction; the last checkpoint is sound",
         )

@@ -6,9 +6,10 @@ Knows lines and steps. Must not know what the figures mean.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from moecli.data.disk import write_text_whole
 
 
 class MetricLog:
@@ -22,9 +23,7 @@ class MetricLog:
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
         kept = [line for line in read_metrics(path) if line["step"] <= last_step]
-        replacement = path.with_name(f".{path.name}.new")
-        replacement.write_text("".join(_line(figures) for figures in kept), encoding="utf-8")
-        os.replace(replacement, path)
+        write_text_whole(path, "".join(_line(figures) for figures in kept))
 
     def append(self, figures: dict[str, Any]) -> None:
         """Adds one line. Floats are written so that they read back bit for bit."""

@@ -9,22 +9,23 @@ import math
 from abc import abstractmethod
 from typing import Literal
 
-from moecli.config import Fraction, KindConfig, NonNegativeInt
+from moecli.config import Fraction, KindConfig
 
 
 class ScheduleConfig(KindConfig):
     """Base of the schedules: a linear warm-up, then a shape of their own."""
 
-    warmup_steps: NonNegativeInt = 20
-    """Steps in which the rate rises linearly from 0 to its peak."""
+    warmup_fraction: Fraction = 0.05
+    """The first part of the steps, in which the rate rises in a straight line to its peak."""
     min_lr_fraction: Fraction = 0.1
     """The rate at the last step, as a part of the peak."""
 
     def factor(self, step: int, num_steps: int) -> float:
         """The part of the peak rate for one step, counted from 0."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        return self.factor_after_warmup((step - self.warmup_steps) / max(1, num_steps - 1 - self.warmup_steps))
+        warmup_steps = round(self.warmup_fraction * num_steps)
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        return self.factor_after_warmup((step - warmup_steps) / max(1, num_steps - 1 - warmup_steps))
 
     @abstractmethod
     def factor_after_warmup(self, progress: float) -> float:

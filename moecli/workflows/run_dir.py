@@ -12,14 +12,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from moecli.errors import MachineError, RunError
+from moecli.data.disk import disk_errors, write_text_whole
+from moecli.errors import RunError
 
 OUTPUTS = Path("outputs")
+NEXT_STEP = "free some space there, or give another --out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def created(path: Path) -> Iterator[RunDir]:
     """A new run folder that goes away again, with the parents made for it, if the body fails before the first checkpoint."""
     new_parents = [parent for parent in path.parents if not parent.exists()]
     run = RunDir(path)
-    with disk_errors(path):
+    with writing(path):
         run.checkpoints.mkdir(parents=True)
     try:
         yield run
@@ -140,12 +142,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with disk_errors(target):
+        with writing(target):
             partial.mkdir(parents=True)
             yield partial
             for path in (*partial.iterdir(), partial):
                 _flush(path)
-            os.replace(partial, target)
+            partial.replace(target)
             _flush(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -154,35 +156,22 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file's text; a reader sees the old or the new, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with disk_errors(path):
-            partial.write_text(text, encoding="utf-8")
-            _flush(partial)
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        write_text_whole(path, text)
 
 
 def point_latest(run: RunDir, checkpoint: Path) -> None:
     """Makes checkpoints/latest a link to this checkpoint."""
     link = run.checkpoints / ".latest.partial"
-    with disk_errors(run.latest):
+    with writing(run.latest):
         link.unlink(missing_ok=True)
         link.symlink_to(checkpoint.name)
-        os.replace(link, run.latest)
+        link.replace(run.latest)
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the disk refuses into a message with the place."""
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"can't write: {error.strerror or error}", where=str(path), next_step="free some space or give another --out"
-        ) from error
+def writing(path: Path) -> AbstractContextManager[None]:
+    """Turns what the disk refuses inside the block into a message with the place."""
+    return disk_errors(str(path), NEXT_STEP)
 
 
 def _flush(path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,11 @@ from moecli.workflows.run_dir import (
     RunDir,
     atomic_folder,
     created,
-    disk_errors,
     find_run,
     new_run_path,
     point_latest,
     write_atomically,
+    writing,
 )
 
 
@@ -162,8 +162,7 @@ def _describe(run: RunDir, recipe: Recipe, data: PreparedData, device: torch.dev
     write_atomically(run.recipe, dump_recipe(recipe))
     environment = describe_environment(device, recipe.seed) | {"data_fingerprint": data.fingerprint}
     write_atomically(run.environment, json.dumps(environment, indent=2) + "\n")
-    with disk_errors(run.tokenizer):
-        data.tokenizer.save(run.tokenizer)
+    write_atomically(run.tokenizer, data.tokenizer.json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ class _Job:
     listener: Listener
 
     def log(self, figures: dict[str, Any]) -> None:
-        with disk_errors(self.run.metrics):
+        with writing(self.run.metrics):
             self.metric_log.append(figures)
         self.listener(StepLogged(figures))
 
@@ -203,12 +202,12 @@ class _Job:
         return evaluation, report, self._write_reports(report) if report.layers else []
 
     def _validated(self, step: int, evaluation: Evaluation) -> None:
-        with disk_errors(self.run.metrics):
+        with writing(self.run.metrics):
             self.metric_log.append({"step": step, "val_loss": evaluation.loss, "val_tokens": evaluation.tokens})
         self.listener(Validated(step, evaluation))
 
     def _write_reports(self, report: LoadReport) -> list[Path]:
-        with disk_errors(self.run.routing):
+        with writing(self.run.routing):
             self.run.routing.mkdir(exist_ok=True)
             write_atomically(self.run.routing / "load.json", json.dumps(report.to_json(), indent=2) + "\n")
             for name, draw in REPORTS.items():

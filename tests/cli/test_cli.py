@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -35,9 +34,9 @@ def inside(capsys) -> Callable[..., tuple[int, str, str]]:
 
 
 def test_help_does_not_import_torch_and_answers_at_once():
-    code = "import sys; from moecli.cli import app; heavy = {'torch', 'numpy', 'pydantic', 'yaml', 'matplotlib'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = "import sys; from moecli.cli import app; print({'torch', 'numpy', 'pydantic', 'yaml', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.stdout == "set()\n", done.stderr
     started = time.perf_counter()
     done = moecli("--help")
     assert done.returncode == 0 and "train" in done.stdout
@@ -98,7 +97,7 @@ def test_ctrl_c_saves_and_resume_finishes_bit_for_bit(tiny_recipe):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "the checkpoint is saved" in errors and "Traceback" not in errors
-    stopped_at = int(os.readlink("stopped/checkpoints/latest").removeprefix("step-"))
+    stopped_at = int(Path("stopped/checkpoints/latest").readlink().name.removeprefix("step-"))
     assert 20 < stopped_at < 200
     assert moecli("train", "tiny.yaml", "--out", "stopped", "--resume", *longer).returncode == 0
     expected = load_model(Path("undisturbed/checkpoints/latest")).state_dict()
@@ -174,7 +173,7 @@ def test_debug_shows_the_traceback(tiny_recipe):
 def test_a_place_that_cannot_be_written_is_exit_code_1(tiny_recipe, inside):
     code, _, errors = inside("train", "tiny.yaml", "--out", "/proc/moecli-run")
     assert code == 1
-    assert "/proc/moecli-run: can't write" in errors
+    assert "/proc/moecli-run: can't read or write here" in errors
 
 
 def test_recipes(tiny_recipe, inside):

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecli.data.batches import TrainBatches, validation_batches
@@ -30,6 +30,7 @@ def test_validation_by_hand():
     assert batches[0].ids_BS.dtype == batches[0].targets_BS.dtype == batches[0].labels["k"].dtype == torch.int64
 
 
+@settings(deadline=None)
 @given(num_tokens=st.integers(2, 60), seq_len=st.integers(1, 70), batch_size=st.integers(1, 8))
 def test_validation_has_every_target_once_in_order(num_tokens, seq_len, batch_size):
     batches = list(validation_batches(split_of(num_tokens), seq_len, batch_size))
@@ -51,6 +52,7 @@ def test_train_windows_by_hand():
         assert batch.ids_BS.dtype == batch.targets_BS.dtype == batch.labels["k"].dtype == torch.int64
 
 
+@settings(deadline=None)
 @given(num_windows=st.integers(2, 20), data=st.data(), seed=st.integers(0, 2**31 - 1))
 def test_every_epoch_has_every_window_once_also_where_a_batch_crosses_its_border(num_windows, data, seed):
     batch_size = data.draw(st.integers(1, num_windows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecli.data import plain_text
@@ -81,6 +81,7 @@ def test_without_blank_lines_it_is_cut_hard():
     assert list(cut_at_blank_lines(["a" * 10], size=2)) == ["aaaa", "aaaa", "aa"]
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="ab\n ", max_size=200), size=st.integers(1, 20), block=st.integers(1, 50))
 def test_pieces_join_to_the_text_whatever_the_blocks(text, size, block):
     blocks = [text[start : start + block] for start in range(0, len(text), block)]

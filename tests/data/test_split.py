@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moecli.data.split import DocumentSize, SplitCorpus, choose_validation, read_documents
@@ -40,6 +40,7 @@ def test_sizes_of_documents():
     assert (second.characters, second.num_bytes) == (2, 2)
 
 
+@settings(deadline=None)
 @given(texts=st.lists(st.text(alphabet="abc", min_size=1), min_size=2, unique=True), fraction=st.floats(0.01, 0.99), data=st.data())
 def test_the_split_depends_on_the_texts_alone(texts, fraction, data):
     def held_out(texts):

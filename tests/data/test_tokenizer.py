@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -45,6 +45,7 @@ def foreign(**vocabulary):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_round_trip(kind, data):
     known = st.characters(exclude_categories=["Cs"]) if kind != "char" else st.sampled_from(sorted(set("".join(TEXTS))))

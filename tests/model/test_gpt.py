@@ -89,7 +89,8 @@ PEERS = {
     "Qwen2Moe": (
         {},
         SparseMoEConfig(
-            num_experts=4, d_expert=12, num_shared_experts=1, d_shared_expert=16, shared_gate=True, router=TopKConfig(normalize_weights=False)
+            num_experts=4, d_expert=12, num_shared_experts=1, d_shared_expert=16, shared_gate=True,
+            router=TopKConfig(normalize_weights=False),
         ),
         MOE_SIZES | {"shared_expert_intermediate_size": 16, "norm_topk_prob": False, "qkv_bias": False},
     ),

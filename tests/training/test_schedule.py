@@ -12,8 +12,8 @@ from moecli.training.schedule import SCHEDULES, CosineConfig, WarmupStableDecayC
 
 
 def test_cosine_by_hand():
-    schedule = CosineConfig(warmup_steps=4, min_lr_fraction=0.1)
-    # Warm-up: 1/4, 2/4, 3/4, 4/4. Then progress (step - 4) / (12 - 1 - 4) over steps 4 to 11.
+    schedule = CosineConfig(warmup_fraction=1 / 3, min_lr_fraction=0.1)
+    # A third of 12 steps is 4. Warm-up: 1/4, 2/4, 3/4, 4/4. Then progress (step - 4) / (12 - 1 - 4) over steps 4 to 11.
     assert [schedule.factor(step, 12) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert schedule.factor(4, 12) == pytest.approx(1.0)
     assert schedule.factor(11, 12) == pytest.approx(0.1)
@@ -22,15 +22,16 @@ def test_cosine_by_hand():
 
 
 def test_warmup_stable_decay_by_hand():
-    schedule = WarmupStableDecayConfig(warmup_steps=0, min_lr_fraction=0.0, decay_fraction=0.5)
+    schedule = WarmupStableDecayConfig(warmup_fraction=0.0, min_lr_fraction=0.0, decay_fraction=0.5)
     # 5 steps, progress 0, 1/4, 2/4, 3/4, 1: flat up to one half, then down to 0 in a straight line.
     assert [schedule.factor(step, 5) for step in range(5)] == pytest.approx([1, 1, 1, 0.5, 0])
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-@given(warmup_steps=st.integers(0, 50), num_steps=st.integers(1, 100), min_lr_fraction=st.floats(0, 1))
-def test_every_schedule_rises_to_the_peak_and_falls_to_the_minimum(kind, warmup_steps, num_steps, min_lr_fraction):
-    schedule = SCHEDULES[kind](warmup_steps=warmup_steps, min_lr_fraction=min_lr_fraction)
+@given(warmup_fraction=st.floats(0, 1), num_steps=st.integers(1, 100), min_lr_fraction=st.floats(0, 1))
+def test_every_schedule_rises_to_the_peak_and_falls_to_the_minimum(kind, warmup_fraction, num_steps, min_lr_fraction):
+    schedule = SCHEDULES[kind](warmup_fraction=warmup_fraction, min_lr_fraction=min_lr_fraction)
+    warmup_steps = round(warmup_fraction * num_steps)
     factors = [schedule.factor(step, num_steps) for step in range(num_steps)]
     assert all(0 <= factor <= 1 for factor in factors)
     assert factors[:warmup_steps] == sorted(factors[:warmup_steps])
@@ -42,6 +43,6 @@ def test_every_schedule_rises_to_the_peak_and_falls_to_the_minimum(kind, warmup_
 
 @pytest.mark.parametrize("decay_fraction", [0.0, 1.0])
 def test_warmup_stable_decay_at_its_limits(decay_fraction):
-    schedule = WarmupStableDecayConfig(warmup_steps=0, min_lr_fraction=0.2, decay_fraction=decay_fraction)
+    schedule = WarmupStableDecayConfig(warmup_fraction=0.0, min_lr_fraction=0.2, decay_fraction=decay_fraction)
     factors = [schedule.factor(step, 3) for step in range(3)]
     assert factors == pytest.approx([1, 1, 1] if decay_fraction == 0 else [1, 0.6, 0.2])

@@ -25,7 +25,14 @@ FFNS = {"mlp": MLPConfig(d_ff=32), "dense": DenseMoEConfig(num_experts=2, d_expe
 
 def trainer_of(split, ffn: FeedForwardConfig = SPARSE, seed: int = 0, **options: object) -> Trainer:
     config = TrainingConfig.model_validate(
-        {"steps": 8, "batch_size": 8, "learning_rate": 0.01, "schedule": CosineConfig(warmup_steps=2), "log_every": 1, "device": "cpu"}
+        {
+            "steps": 8,
+            "batch_size": 8,
+            "learning_rate": 0.01,
+            "schedule": CosineConfig(warmup_fraction=0.25),
+            "log_every": 1,
+            "device": "cpu",
+        }
         | options
     )
     model = build_gpt(GPTConfig(d_model=16, num_layers=2, num_heads=2, ffn=ffn), VOCAB, seed)

@@ -24,10 +24,10 @@ from moecli.errors import DataError
 MIN_BYTES = 200_000
 MAX_DOCUMENT_BYTES = 100_000
 
-# Not every Python has these: test suites, what needs Tk, what distributions package apart, what one platform or version alone has,
-# and `encodings`, whose modules are code tables rather than text.
-LEFT_OUT = {"test", "tests", "idlelib", "tkinter", "turtle", "turtledemo", "lib2to3", "distutils", "ensurepip", "venv", "msilib"}
-LEFT_OUT |= {"pydoc_data", "encodings"}
+# Not every Python has these: test suites, what needs Tk, what distributions package apart, what one platform or version alone has.
+OPTIONAL = frozenset({"test", "tests", "idlelib", "tkinter", "turtle", "turtledemo", "lib2to3", "distutils", "ensurepip", "venv", "msilib"})
+# The topics are read on their own, and the modules of `encodings` are tables rather than text.
+LEFT_OUT = OPTIONAL | {"pydoc_data", "encodings"}
 
 
 class StdlibCorpus(Corpus):

@@ -1,0 +1,1 @@
+"""What differs between machines: run by hand, recorded with the hardware beside it."""

@@ -1,0 +1,32 @@
+"""Every recipe that ships is valid, says how to run it, and is found by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moecli.recipe.load import dump_recipe, load_recipe, parse_recipe
+from moecli.recipe.shipped import shipped_recipes
+from moecli.workflows.plan import plan_training
+
+RECIPES = shipped_recipes()
+
+
+def test_the_recipes_are_those_of_the_folder():
+    folder = Path(__file__).parent.parent / "recipes"
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(RECIPES)
+    assert "quickstart" in RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_is_valid_named_like_its_file_and_says_what_it_costs(name):
+    loaded = load_recipe(name)
+    assert loaded.recipe.name == name
+    assert parse_recipe(dump_recipe(loaded.recipe), "dump").recipe == loaded.recipe
+    header = RECIPES[name].read_text(encoding="utf-8").split("\n\n")[0]
+    for word in ("# run:", "# cost:", "# result:"):
+        assert word in header
+    assert f"moecli train recipes/{name}.yaml" in header
+    cost = plan_training(loaded.recipe, vocab_size=1024).cost
+    assert 0 < cost.params_active <= cost.params_total
