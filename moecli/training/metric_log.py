@@ -22,13 +22,16 @@ class MetricLog:
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
-        write_text_whole(path, "".join(_line(figures) for figures in kept))
+        self._kept = [_line(figures) for figures in read_metrics(path) if figures["step"] <= last_step]
+        write_text_whole(path, "".join(self._kept))
 
     def append(self, figures: dict[str, Any]) -> None:
-        """Adds one line. Floats are written so that they read back bit for bit."""
+        """Adds one line, unless a resumed run has it already. Floats are written so that they read back bit for bit."""
+        line = _line(figures)
+        if line in self._kept:
+            return
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(_line(figures))
+            file.write(line)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

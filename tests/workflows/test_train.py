@@ -115,8 +115,10 @@ def test_stopping_and_resuming_ends_in_the_same_weights_and_metrics(tiny_recipe,
 
 def test_resuming_a_finished_run_trains_nothing_and_says_the_same(tiny_recipe):
     first = train_tiny(tiny_recipe, "run")
+    lines = Path("run/metrics.jsonl").read_text()
     again = train_tiny(tiny_recipe, "run", resume=True)
     assert again.validation == first.validation
+    assert Path("run/metrics.jsonl").read_text() == lines
     assert again.tokens_per_s is None
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from moecli.config import PositiveFloat, PositiveInt
+from moecli.config import PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.routers.base import Router, RouterConfig, float32_logits
 from moecli.moe.routing import Routing
@@ -24,9 +24,6 @@ class TopKConfig(RouterConfig):
     """Experts per token."""
     normalize_weights: bool | None = None
     """Divide the chosen probabilities by their sum, as Mixtral does; Switch, OLMoE and Qwen1.5-MoE don't. Default: true for top_k > 1."""
-
-    scale: PositiveFloat = 1.0
-    """Factor on all weights, as DeepSeek-V2 has it (its routed_scaling_factor). top_k lets k experts weigh as much as one mlp of their width."""
 
     def model_post_init(self, context: Any, /) -> None:
         if self.normalize_weights is None:
@@ -70,7 +67,6 @@ class TopKRouter(Router):
         weights_TK, expert_ids_TK = probs_TE.topk(self.config.top_k, dim=-1)
         if self.config.normalize_weights:
             weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True)
-        weights_TK = weights_TK * self.config.scale
         token_ids_T = torch.arange(probs_TE.shape[0], device=probs_TE.device)
         return Routing(
             logits_TE=logits_TE,
