@@ -6,6 +6,8 @@ Knows the two files. Must not know run folders, nor the state of training.
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -54,8 +56,10 @@ def write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(contents, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # the library's own word for any failed write
-        raise OSError(str(error)) from error
+    except SafetensorError as error:
+        # The library's own class for any failed write; the system's number stands in its text only.
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

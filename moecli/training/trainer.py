@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from moecli.data.batches import TrainBatches
+from moecli.errors import MachineError
 from moecli.model.device import autocast
 from moecli.model.gpt import GPT
 from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation
@@ -69,7 +70,7 @@ class Trainer:
         self.config = config
         self.device = next(model.parameters()).device
         self.optimizer = build_adamw(model, config.optimizer)
-        self._forward: Callable[..., Any] = torch.compile(model) if config.compile else model
+        self._forward: Callable[..., Any] = _compiled(model) if config.compile else model
 
     def step(self, step: int) -> StepResult:
         """Does optimizer step number `step`, counted from 0."""
@@ -104,6 +105,23 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
+
+
+def _compiled(model: GPT) -> Callable[..., Any]:
+    """The model through torch.compile. The call raises MachineError where this machine can't compile."""
+    from torch._dynamo.exc import TorchDynamoException  # half a second that only compiled trainings pay
+
+    forward = torch.compile(model)
+
+    def call(ids_BS: Tensor) -> Any:
+        try:
+            return forward(ids_BS)
+        except TorchDynamoException as error:
+            what = f"torch.compile fails here: {str(error).splitlines()[0]}"
+            next_step = "install a C++ compiler, or set training.compile to false"
+            raise MachineError(what, where="training.compile", next_step=next_step) from error
+
+    return call
 
 
 def _add(sum_LE: Tensor | None, loads: Sequence[Tensor]) -> Tensor | None:

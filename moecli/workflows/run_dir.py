@@ -145,8 +145,11 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         with writing(target):
             partial.mkdir(parents=True)
             yield partial
-            for path in (*partial.iterdir(), partial):
+            for path in partial.iterdir():
+                # safetensors makes files that their owner alone can read: they get the permissions of the folder.
+                path.chmod(partial.stat().st_mode & 0o666)
                 _flush(path)
+            _flush(partial)
             partial.replace(target)
             _flush(target.parent)
     except BaseException:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from moecli.errors import RunError
-from moecli.model.checkpoint import load_model, save_model
+from moecli.model import checkpoint
+from moecli.model.checkpoint import load_model, save_model, write_tensors
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
 from moecli.moe.layers import DenseMoEConfig, MLPConfig, SparseMoEConfig
@@ -61,3 +64,13 @@ def test_weights_of_another_shape_are_refused(tmp_path, model):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(RunError, match="don't fit"):
         load_model(tmp_path)
+
+
+def test_a_full_disk_is_an_os_error_with_its_number(tmp_path, model, monkeypatch):
+    def full(*args: object, **options: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError) as caught:
+        write_tensors(model.state_dict(), tmp_path / "model.safetensors")
+    assert caught.value.errno == errno.ENOSPC == 28

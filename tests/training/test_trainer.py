@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moecli.data.batches import TrainBatches
-from moecli.errors import Interrupted, RunError, TrainingError
+from moecli.errors import Interrupted, MachineError, RunError, TrainingError
 from moecli.model.checkpoint import load_model, save_model
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
@@ -72,7 +72,7 @@ def test_the_loss_falls_on_text_that_repeats(split, ffn):
 
 
 def test_golden_curve(split):
-    # Made by this test itself on 2 threads of an x86-64 CPU: a change that is not meant to change numbers must not move it.
+    # Recorded from this very test on an x86-64 CPU: a change that is not meant to change numbers must not move it.
     lines, _ = run(trainer_of(split, steps=4))
     assert [line["loss"] for line in lines] == pytest.approx(GOLDEN_LOSSES, abs=2e-5)
 
@@ -164,3 +164,23 @@ def test_bfloat16_trains(split):
 
 
 GOLDEN_LOSSES = [3.4668381, 3.4652407, 3.4870386, 3.4849942]
+
+
+def test_a_machine_that_cannot_compile_is_told(split, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fails(model: torch.nn.Module) -> object:
+        def call(ids_BS: torch.Tensor) -> None:
+            raise TorchDynamoException("no working C++ compiler\nand a long story")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(MachineError, match=r"training\.compile: torch\.compile fails here: no working C\+\+ compiler\n.*next: install"):
+        trainer_of(split, compile=True).step(0)
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_training(split):
+    plain, compiled = run(trainer_of(split))[0], run(trainer_of(split, compile=True))[0]
+    assert [line["loss"] for line in compiled] == pytest.approx([line["loss"] for line in plain], abs=1e-4)

@@ -182,7 +182,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(tiny_recipe, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(train_file, failing, full)
-    with pytest.raises(MachineError, match=r"step-4: the disk is full"):
+    with pytest.raises(MachineError, match=r"step-4: can.t read or write here: the disk is full"):
         train_tiny(tiny_recipe, "deep/run")
     assert not Path("deep").exists()
 
