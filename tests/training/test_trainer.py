@@ -163,7 +163,7 @@ def test_bfloat16_trains(split):
     assert lines[-1]["loss"] == pytest.approx(exact[-1]["loss"], abs=0.1)
 
 
-GOLDEN_LOSSES = [3.4668381, 3.4652407, 3.4870386, 3.4849942]
+GOLDEN_LOSSES = [3.4668381, 3.4603302, 3.4913061, 3.4807177]
 
 
 def test_a_machine_that_cannot_compile_is_told(split, monkeypatch):
