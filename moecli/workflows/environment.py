@@ -15,7 +15,7 @@ import torch
 
 import moecli
 
-PACKAGES = ("torch", "numpy", "tokenizers", "datasets", "safetensors", "pydantic")
+PACKAGES = ("numpy", "tokenizers", "datasets", "safetensors", "pydantic")
 
 
 def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
     return {
         "moecli": moecli.__version__,
         "python": platform.python_version(),
-        "packages": {package: _version(package) for package in PACKAGES},
+        # torch's own word names the build too (+cpu, +cu130), its package's metadata does not.
+        "packages": {"torch": torch.__version__} | {package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpus": os.cpu_count(),
