@@ -45,4 +45,4 @@ class StopRequest:
         if self._requested or not self._begun:
             raise KeyboardInterrupt
         self._requested = True
-        self._people.print("stopping after this step; Ctrl-C again leaves at once", highlight=False)
+        self._people.print("stopping after this step; Ctrl-C again leaves at once, without saving", highlight=False)

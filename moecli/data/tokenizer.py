@@ -116,6 +116,11 @@ class TokenizerConfig(KindConfig, ABC):
     is_trained: ClassVar[bool]
     """Whether `build` reads the texts."""
 
+    @property
+    def known_vocab_size(self) -> int | None:
+        """The size of the vocabulary where it is known without the texts."""
+        return None
+
     @abstractmethod
     def build(self, texts: Iterator[str]) -> Tokenizer:
         """The tokenizer, trained on these texts if it is trained at all.
@@ -130,6 +135,10 @@ class ByteTokenizerConfig(TokenizerConfig):
 
     kind: Literal["byte"] = "byte"
     is_trained: ClassVar[bool] = False
+
+    @property
+    def known_vocab_size(self) -> int:
+        return NUM_BYTES + 1
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
         return Tokenizer(_byte_level({character: byte for byte, character in enumerate(_byte_characters())}))
@@ -166,6 +175,10 @@ class BPETokenizerConfig(TokenizerConfig):
     """Tokens in all: 256 bytes, the end of text, and merges."""
     is_trained: ClassVar[bool] = True
 
+    @property
+    def known_vocab_size(self) -> int:
+        return self.vocab_size
+
     def build(self, texts: Iterator[str]) -> Tokenizer:
         from tokenizers import trainers
 
@@ -194,6 +207,10 @@ class TokenizerFileConfig(TokenizerConfig):
     path: str
     """File, folder or hub name; `~` is the home folder."""
     is_trained: ClassVar[bool] = False
+
+    @property
+    def known_vocab_size(self) -> int:
+        return self.build(iter(())).vocab_size
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
         path = Path(self.path).expanduser()

@@ -59,7 +59,7 @@ def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Pr
         model: put into evaluation mode and left in it.
         batches: the text.
         num_bytes: its length in UTF-8 bytes.
-        precision: of matrix products; the loss is summed in float64.
+        precision: of matrix products; the loss is taken in float32 per batch and added up in float64.
         observe: is handed each batch with the routing records of all layers.
     """
     model.eval()

@@ -40,7 +40,7 @@ class ModelCost:
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """Bytes that training needs, in float32 with AdamW; activations are those that the backward pass of one micro-batch needs."""
+    """Bytes that training needs with AdamW. Activations are those that autograd keeps of one micro-batch, counted in float32."""
 
     weights: int
     gradients: int
@@ -108,8 +108,9 @@ def _feed_forward_floats(ffn: nn.Module, config: GPTConfig) -> float:
     hidden = _hidden_floats(d_expert, activation.is_gated)
     if isinstance(ffn, DenseMoE):
         return num_experts * (hidden + d_expert)
-    # Each assignment keeps its input row, its output before and after the weight, and its hidden state.
-    floats = ffn.router.assignments_per_token * (3 * d_model + hidden)
+    # Each assignment keeps its input row, its output before and after the weight, and its hidden state; each token its logits for the
+    # z-loss, their logsumexp's own copy, and its probabilities.
+    floats = ffn.router.assignments_per_token * (3 * d_model + hidden) + 3 * num_experts
     return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config) + d_model
 
 

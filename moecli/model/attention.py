@@ -44,9 +44,9 @@ class Attention(nn.Module):
     def _heads(self, x_BSW: Tensor, norm: nn.RMSNorm | None) -> Tensor:
         """[B, S, N * K] -> [B, N, S, K], normed over the whole width before, or over each head after."""
         if norm is not None and self.norms_whole_width:
-            x_BSW = norm(x_BSW)
+            x_BSW = _in_float32(norm, x_BSW)
         x_BNSK = x_BSW.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        return norm(x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
+        return _in_float32(norm, x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
 
 
 def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -62,6 +62,11 @@ def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     first, second = x_BNSK.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return (x_BNSK * cos_SK + turned * sin_SK).to(x_BNSK.dtype)
+
+
+def _in_float32(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """The norm in the precision of its weight, whatever autocast made of its input."""
+    return norm(x.float()).to(x.dtype)
 
 
 def _qk_norm(config: GPTConfig, width: int) -> nn.RMSNorm | None:

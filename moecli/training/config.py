@@ -40,7 +40,7 @@ class TrainingConfig(Config):
     batch_size: PositiveInt = 16
     """Sequences per optimizer step."""
     gradient_accumulation: PositiveInt = 1
-    """Micro-batches that a step is cut into; each holds batch_size / gradient_accumulation sequences."""
+    """Micro-batches that a step is cut into, batch_size / gradient_accumulation sequences each. Balance is judged per micro-batch."""
     learning_rate: PositiveFloat = 1e-3
     """Peak rate."""
     schedule: Annotated[ScheduleConfig, OneOf(SCHEDULES, default="cosine")] = CosineConfig()
@@ -54,7 +54,7 @@ class TrainingConfig(Config):
     z_loss: NonNegativeFloat = 0.001
     """Weight of the router z-loss (ST-MoE), averaged over MoE layers."""
     precision: Precision = "float32"
-    """Precision of matrix products; weights, router and losses are float32 always."""
+    """Precision of matrix products, logits included; weights and the router are float32 always, and losses are taken in float32."""
     compile: bool = False
     """Run the model through torch.compile."""
     device: DeviceName = "auto"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moecli.errors import Interrupted, TrainingError
-from moecli.training.trainer import Trainer
+from moecli.training.trainer import StepResult, Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +39,39 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
     config = trainer.config
     tokens_per_step = config.batch_size * trainer.batches.seq_len
     total_seconds, seconds, steps_timed = 0.0, 0.0, 0
+    result: StepResult | None = None
+    if first_step and _is_due(first_step, validate_every) and first_step < config.steps:
+        hooks.validate(first_step)  # the stop may have come before it
     for step in range(first_step, config.steps):
         if hooks.should_stop():
+            if result is not None:
+                _check_finite(result.figures(), step)
             hooks.save(step)
             raise Interrupted(f"stopped after step {step} of {config.steps}; the checkpoint is saved", next_step="add --resume to go on")
         done = step + 1
         is_last = done == config.steps
+        is_logged = is_last or done % config.log_every == 0
+        is_saved = is_last or _is_due(done, config.checkpoint_every)
         started = time.perf_counter()
         result = trainer.step(step)
-        # Reading the figures waits for the device, so the time up to here is the time that the steps took.
-        figures = result.figures() if is_last or done % config.log_every == 0 else None
+        # Reading the figures waits for the device, so that what was timed is done. Nothing is saved unseen.
+        figures = result.figures() if is_logged or is_saved else None
         seconds, steps_timed = seconds + time.perf_counter() - started, steps_timed + 1
         if figures is not None:
             _check_finite(figures, done)
+        if figures is not None and is_logged:
             speed = {"tokens_per_s": tokens_per_step * steps_timed / seconds}
             hooks.log({"step": done, "tokens": done * tokens_per_step} | figures | speed)
             total_seconds, seconds, steps_timed = total_seconds + seconds, 0.0, 0
-        if validate_every and done % validate_every == 0 and not is_last:
+        if _is_due(done, validate_every) and not is_last:
             hooks.validate(done)
-        if is_last or (config.checkpoint_every and done % config.checkpoint_every == 0):
+        if is_saved:
             hooks.save(done)
     return total_seconds
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _check_finite(figures: dict[str, float], step: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moecli.data.disk import write_text_whole
+from moecli.errors import RunError
 
 
 class MetricLog:
@@ -35,11 +36,25 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metric log; an incomplete last line is left out, a missing file is empty."""
+    """The lines of a metric log; an incomplete last line is left out, a missing file is empty.
+
+    Raises:
+        RunError: a line is not an object with a step.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.endswith("\n")]
+
+
+def _parsed(line: str, where: str) -> dict[str, Any]:
+    try:
+        figures = json.loads(line)
+        if isinstance(figures["step"], int):
+            return dict(figures)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise RunError("not a line of metrics", where=where, next_step="remove the line")
 
 
 def _line(figures: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ class ScheduleConfig(KindConfig):
     warmup_fraction: Fraction = 0.05
     """The first part of the steps, in which the rate rises in a straight line to its peak."""
     min_lr_fraction: Fraction = 0.1
-    """The rate at the last step, as a part of the peak."""
+    """The rate that it falls to at the end, as a part of the peak."""
 
     def factor(self, step: int, num_steps: int) -> float:
         """The part of the peak rate for one step, counted from 0."""

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moecli.data.batches import validation_batches
 from moecli.data.corpora.files import FilesCorpus
 from moecli.data.prepare import prepare, prepare_text
 from moecli.data.tokenizer import Tokenizer
-from moecli.evaluation.evaluate import Evaluation, evaluate
+from moecli.evaluation.evaluate import Evaluation
 from moecli.model.checkpoint import load_model
 from moecli.model.device import pick_device
 from moecli.recipe.load import load_recipe
+from moecli.workflows.evaluate_split import evaluate_split
+from moecli.workflows.resume import check_same_data
 from moecli.workflows.run_dir import find_checkpoint
 
 Split = Literal["validation", "train"]
@@ -60,12 +61,12 @@ def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "va
         tokens = prepare_text(FilesCorpus(paths=list(text)), tokenizer, recipe.data.cache_dir)
     else:
         data = prepare(recipe.data, tokenizer=tokenizer)
+        # With other documents the split is another, and text that was trained on could count as held out.
+        check_same_data(run, data, next_step="bring the old text (for stdlib, the Python version) back, or name files with --text")
         tokens = data.validation if split == "validation" else data.train
-    batches = validation_batches(tokens, recipe.data.seq_len, recipe.evaluation.batch_size)
-    evaluation = evaluate(model, batches, tokens.num_bytes, recipe.training.precision)
     return EvalResult(
         checkpoint=checkpoint,
         corpus=", ".join(text) or recipe.data.corpus.kind,
         split="all" if text else split,
-        evaluation=evaluation,
+        evaluation=evaluate_split(model, recipe, tokens),
     )

@@ -34,7 +34,7 @@ class TrainingPlan:
 def plan_training(recipe: Recipe, vocab_size: int | None = None) -> TrainingPlan:
     """Counts a recipe. Without a vocab_size it is taken from the tokenizer's config, or from its corpus where only that can tell."""
     if vocab_size is None:
-        vocab_size = prepare(recipe.data).tokenizer.vocab_size
+        vocab_size = recipe.data.tokenizer.known_vocab_size or prepare(recipe.data).tokenizer.vocab_size
     seq_len = recipe.data.seq_len
     return TrainingPlan(
         vocab_size=vocab_size,

@@ -1,4 +1,4 @@
-"""Whether a run may go on: the same recipe but for its length, and the same text.
+"""Whether a run and what is at hand belong together: the same recipe but for its length, and the same text.
 
 Knows recipe.yaml and environment.json of a run. Must not change them.
 """
@@ -31,7 +31,7 @@ def check_same_recipe(run: RunDir, recipe: Recipe) -> None:
         )
 
 
-def check_same_data(run: RunDir, data: PreparedData) -> None:
+def check_same_data(run: RunDir, data: PreparedData, next_step: str) -> None:
     """Raises RunError if the text is not the one that the run was begun with."""
     try:
         before = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
@@ -41,7 +41,7 @@ def check_same_data(run: RunDir, data: PreparedData) -> None:
         raise RunError(
             "the text or its tokens are not those that the run was begun with",
             where=str(run.path),
-            next_step="bring the old text (or Python version, for the stdlib corpus) back, or begin a new run",
+            next_step=next_step,
         )
 
 

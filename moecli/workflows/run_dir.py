@@ -22,6 +22,7 @@ from moecli.errors import RunError
 
 OUTPUTS = Path("outputs")
 NEXT_STEP = "free some space there, or give another --out"
+REMOVE_OR_RENAME = "remove the folder, or give another --out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ def new_run_path(name: str, out: Path | None) -> Path:
     Raises:
         RunError: there is something already.
     """
-    path = out or OUTPUTS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    path = out or _default_path(name)
+    if is_run_without_checkpoint(path):
+        raise RunError("a run that ended before its first checkpoint is here", where=str(path), next_step=REMOVE_OR_RENAME)
     if path.exists() or path.is_symlink():
         raise RunError(
             "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
@@ -83,6 +86,8 @@ def find_run(name: str, out: Path | None) -> RunDir:
         RunError: there is none.
     """
     if out is not None:
+        if is_run_without_checkpoint(out):
+            raise RunError("this run ended before its first checkpoint", where=str(out), next_step=REMOVE_OR_RENAME)
         if not (out / "checkpoints" / "latest").exists():
             raise RunError("no run with a checkpoint to resume", where=str(out), next_step="leave --resume out to begin a new run")
         return RunDir(out)
@@ -90,6 +95,18 @@ def find_run(name: str, out: Path | None) -> RunDir:
     if not runs:
         raise RunError("no run with a checkpoint to resume", where=str(OUTPUTS / name), next_step="name the run folder with --out")
     return RunDir(runs[-1])
+
+
+def is_run_without_checkpoint(path: Path) -> bool:
+    """Whether a training was killed here before it had anything to go on with."""
+    return (path / "checkpoints").is_dir() and not (path / "checkpoints" / "latest").exists()
+
+
+def _default_path(name: str) -> Path:
+    """outputs/<name>/<time>, with a number behind it where another run began in the same second."""
+    first = OUTPUTS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
+    return next(path for path in candidates if not path.exists())
 
 
 def find_checkpoint(path: Path) -> tuple[RunDir, Path]:
@@ -123,9 +140,9 @@ def created(path: Path) -> Iterator[RunDir]:
     """A new run folder that goes away again, with the parents made for it, if the body fails before the first checkpoint."""
     new_parents = [parent for parent in path.parents if not parent.exists()]
     run = RunDir(path)
-    with writing(path):
-        run.checkpoints.mkdir(parents=True)
     try:
+        with writing(path):
+            run.checkpoints.mkdir(parents=True)
         yield run
     except BaseException:
         if not run.latest.exists():
@@ -138,7 +155,10 @@ def created(path: Path) -> Iterator[RunDir]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` when the body is done and its files are on the disk, and vanishes if it fails."""
+    """A folder to write into, which becomes `target` when the body is done and its files are on the disk, and vanishes if it fails.
+
+    A `target` that is there already is exchanged for the new one.
+    """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -150,6 +170,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 path.chmod(partial.stat().st_mode & 0o666)
                 _flush(path)
             _flush(partial)
+            if target.exists():
+                shutil.rmtree(target.rename(target.with_name(f".{target.name}.old")))
             partial.replace(target)
             _flush(target.parent)
     except BaseException:
@@ -161,6 +183,14 @@ def write_atomically(path: Path, text: str) -> None:
     """Replaces a file's text; a reader sees the old or the new, never a part."""
     with writing(path):
         write_text_whole(path, text)
+
+
+def remove_later_checkpoints(run: RunDir, step: int) -> None:
+    """Removes the checkpoints of steps after this one: a training that goes on from here will make its own."""
+    with writing(run.checkpoints):
+        for path in run.checkpoints.glob("step-*"):
+            if path.name.removeprefix("step-").isdigit() and int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
 
 
 def point_latest(run: RunDir, checkpoint: Path) -> None:

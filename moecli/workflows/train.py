@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from moecli.analysis.load_report import LoadCollector, LoadReport
-from moecli.data.batches import TrainBatches, validation_batches
+from moecli.data.batches import Batch, TrainBatches
 from moecli.data.prepare import PreparedData, prepare
-from moecli.errors import RunError
-from moecli.evaluation.evaluate import Evaluation, evaluate
+from moecli.errors import Interrupted, RunError
+from moecli.evaluation.evaluate import Evaluation
 from moecli.model.checkpoint import load_model, save_model
 from moecli.model.device import check_memory, pick_device
-from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
+from moecli.moe.routing import RoutingRecord
 from moecli.recipe.load import dump_recipe
 from moecli.recipe.schema import Recipe
 from moecli.reports import REPORTS
@@ -32,6 +32,7 @@ from moecli.training.metric_log import MetricLog
 from moecli.training.state import load_state, save_state
 from moecli.training.trainer import Trainer
 from moecli.workflows.environment import describe_environment
+from moecli.workflows.evaluate_split import evaluate_split
 from moecli.workflows.events import CheckpointSaved, Listener, Stage, StepLogged, TrainingStarted, Validated
 from moecli.workflows.plan import TrainingPlan, plan_training
 from moecli.workflows.resume import check_same_data, check_same_recipe
@@ -42,6 +43,7 @@ from moecli.workflows.run_dir import (
     find_run,
     new_run_path,
     point_latest,
+    remove_later_checkpoints,
     write_atomically,
     writing,
 )
@@ -103,16 +105,17 @@ def train(
     if resumed:
         check_same_recipe(resumed, recipe)
     device = pick_device(recipe.training.device)
-    listener(Stage("reading and tokenizing the text"))
-    data = prepare(recipe.data)
-    if resumed:
-        check_same_data(resumed, data)
-    plan = plan_training(recipe, data.tokenizer.vocab_size)
-    check_memory(plan.memory.total, device)
-    trainer, first_step = _build_trainer(recipe, data, device, resumed)
     with _run_folder(path, resumed) as run:
+        listener(Stage("reading and tokenizing the text"))
+        data = prepare(recipe.data)
+        if resumed:
+            check_same_data(resumed, data, next_step="bring the old text (for stdlib, the Python version) back, or begin a new run")
+        plan = plan_training(recipe, data.tokenizer.vocab_size)
+        check_memory(plan.memory.total, device)
+        trainer, first_step = _build_trainer(recipe, data, device, resumed)
+        remove_later_checkpoints(run, first_step)
         _describe(run, recipe, data, device)
-        job = _Job(recipe, run, data, trainer, MetricLog(run.metrics, first_step), listener)
+        job = _Job(recipe, run, data, trainer, MetricLog(run.metrics, first_step), listener, should_stop)
         listener(TrainingStarted(run.path, device.type, plan.cost, first_step, recipe.training.steps, len(data.train.ids)))
         hooks = Hooks(log=job.log, validate=job.validate, save=job.save, should_stop=should_stop)
         seconds = run_loop(trainer, first_step, recipe.evaluation.every, hooks)
@@ -175,6 +178,7 @@ class _Job:
     trainer: Trainer
     metric_log: MetricLog
     listener: Listener
+    should_stop: Callable[[], bool]
 
     def log(self, figures: dict[str, Any]) -> None:
         with writing(self.run.metrics):
@@ -182,24 +186,42 @@ class _Job:
         self.listener(StepLogged(figures))
 
     def validate(self, step: int) -> None:
-        self._validated(step, evaluate_validation(self.trainer.model, self.recipe, self.data))
+        """Leaves off half-way if a stop is asked for: the loop then saves and says so."""
+        with suppress(_StopAskedError):
+            self._validated(step, self._evaluate())
 
     def save(self, step: int) -> None:
         target = self.run.checkpoint(step)
-        if not target.exists():
-            with atomic_folder(target) as folder:
-                save_model(self.trainer.model, folder)
-                save_state(self.trainer, step, folder)
+        with atomic_folder(target) as folder:
+            save_model(self.trainer.model, folder)
+            save_state(self.trainer, step, folder)
         point_latest(self.run, target)
         self.listener(CheckpointSaved(target))
 
     def finish(self) -> tuple[Evaluation, LoadReport, list[Path]]:
-        """The final loss and the load over the validation text, written to routing/."""
+        """The final loss and the load over the validation text, written to routing/.
+
+        Raises:
+            Interrupted: a stop was asked for; all steps are done and saved.
+        """
         collector = LoadCollector()
-        evaluation = evaluate_validation(self.trainer.model, self.recipe, self.data, collector)
+        try:
+            evaluation = self._evaluate(collector)
+        except _StopAskedError:
+            what = "stopped during the final evaluation; all steps are done and saved"
+            raise Interrupted(what, next_step="add --resume to evaluate, or call `moecli eval`") from None
         self._validated(self.recipe.training.steps, evaluation)
         report = collector.report()
         return evaluation, report, self._write_reports(report) if report.layers else []
+
+    def _evaluate(self, collector: LoadCollector | None = None) -> Evaluation:
+        def observe(batch: Batch, records: tuple[RoutingRecord | None, ...]) -> None:
+            if self.should_stop():
+                raise _StopAskedError
+            if collector is not None:
+                collector.add(records)
+
+        return evaluate_split(self.trainer.model, self.recipe, self.data.validation, observe)
 
     def _validated(self, step: int, evaluation: Evaluation) -> None:
         with writing(self.run.metrics):
@@ -207,16 +229,12 @@ class _Job:
         self.listener(Validated(step, evaluation))
 
     def _write_reports(self, report: LoadReport) -> list[Path]:
-        with writing(self.run.routing):
-            self.run.routing.mkdir(exist_ok=True)
-            write_atomically(self.run.routing / "load.json", json.dumps(report.to_json(), indent=2) + "\n")
+        with atomic_folder(self.run.routing) as folder:
+            (folder / "load.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
             for name, draw in REPORTS.items():
-                draw(report.to_json(), self.run.routing / name)
+                draw(report.to_json(), folder / name)
         return [self.run.routing / name for name in ("load.json", *REPORTS)]
 
 
-def evaluate_validation(model: GPT, recipe: Recipe, data: PreparedData, collector: LoadCollector | None = None) -> Evaluation:
-    """The validation loss as every command reports it: same windows, same batches, same precision."""
-    batches = validation_batches(data.validation, recipe.data.seq_len, recipe.evaluation.batch_size)
-    observe = None if collector is None else lambda batch, records: collector.add(records)
-    return evaluate(model, batches, data.validation.num_bytes, recipe.training.precision, observe)
+class _StopAskedError(Exception):
+    """Carries a stop request out of an evaluation."""

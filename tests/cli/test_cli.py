@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from moecli.cli import app
+from moecli.cli import app, console
 
 CONTROL_CODES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -161,6 +161,11 @@ def test_errors_under_json_are_one_object_too(tiny_recipe, inside):
     code, out, _ = inside("eval", "nowhere", "--json")
     assert code == 2
     assert "nowhere" in json.loads(out)["error"]
+
+
+def test_what_is_no_number_is_null_in_json(capsys):
+    console.print_json({"loss": float("nan"), "layers": [{"load": [float("inf"), 0.5]}]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "layers": [{"load": [None, 0.5]}]}
 
 
 def test_debug_shows_the_traceback(tiny_recipe):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moecli.errors import RunError
 from moecli.training.metric_log import MetricLog, read_metrics
 
 
@@ -20,6 +22,14 @@ def test_lines_after_the_checkpoint_and_a_cut_off_line_go(tmp_path):
 def test_a_new_log_begins_empty(tmp_path):
     MetricLog(tmp_path / "metrics.jsonl", last_step=0)
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1}', '{"step": "1"}'])
+def test_a_line_that_is_no_metrics_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl:2: not a line of metrics"):
+        MetricLog(path, last_step=5)
 
 
 @given(st.floats(allow_nan=False))

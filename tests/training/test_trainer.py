@@ -128,12 +128,21 @@ def test_stopping_half_way_and_resuming_gives_the_same_weights_bit_for_bit(split
     with pytest.raises(Interrupted, match="after step 3 of 8"):
         run_loop(stopped, 0, 0, hooks)
 
-    torch.manual_seed(123)  # the checkpoint has to bring the random state back
     resumed = Trainer(load_model(tmp_path), TrainBatches(split, SEQ_LEN, 8, 0), stopped.config)
     assert load_state(resumed, tmp_path) == 3
     resumed_lines, _ = run(resumed, first_step=3)
     assert [line["loss"] for line in resumed_lines] == [line["loss"] for line in lines[3:]]
     assert all(torch.equal(tensor, weights(undisturbed)[name]) for name, tensor in weights(resumed).items())
+
+
+def test_the_state_of_the_random_generator_comes_back(split, tmp_path):
+    trainer = trainer_of(split)
+    trainer.step(0)
+    save_state(trainer, 1, tmp_path)
+    expected = torch.rand(3)
+    torch.manual_seed(123)
+    load_state(trainer, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_damaged_state_is_named(split, tmp_path):

@@ -11,6 +11,15 @@ from moecli.workflows.plan import plan_training
 from moecli.workflows.train import train
 
 
+@pytest.mark.parametrize("tokenizer", ["{kind: byte}", "{kind: bpe, vocab_size: 270}"])
+def test_a_vocabulary_of_known_size_is_counted_without_reading_text(tiny_recipe, tokenizer, monkeypatch):
+    cache = tiny_recipe.parent / "cache"
+    monkeypatch.setenv("MOECLI_CACHE", str(cache))
+    Path("text.txt").unlink()
+    assert plan_training(load_recipe(tiny_recipe, [f"data.tokenizer={tokenizer}"]).recipe).vocab_size in (257, 270)
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize("tokenizer", ["{kind: byte}", "{kind: char}", "{kind: bpe, vocab_size: 270}"])
 def test_the_plan_is_what_training_reports(tiny_recipe, tokenizer):
     recipe = load_recipe(tiny_recipe, [f"data.tokenizer={tokenizer}"]).recipe

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from moecli.errors import DataError, Interrupted, MachineError, RecipeError, RunError
+from moecli.errors import DataError, Interrupted, MachineError, RecipeError, RunError, TrainingError
 from moecli.model.checkpoint import load_model
 from moecli.recipe.load import load_recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows import run_dir
 from moecli.workflows import train as train_file
 from moecli.workflows.eval import evaluate_run
-from moecli.workflows.events import CheckpointSaved, StepLogged, TrainingStarted, Validated
+from moecli.workflows.events import CheckpointSaved, Stage, StepLogged, TrainingStarted, Validated
 from moecli.workflows.run_dir import RunDir, find_checkpoint
 from moecli.workflows.train import train
 
@@ -113,6 +113,56 @@ def test_stopping_and_resuming_ends_in_the_same_weights_and_metrics(tiny_recipe,
     assert all(torch.equal(tensor, weights("stopped")[name]) for name, tensor in weights("undisturbed").items())
 
 
+def test_a_checkpoint_after_the_resumed_one_is_made_anew(tiny_recipe):
+    train_tiny(tiny_recipe, "run")
+    expected = weights("run")
+    damaged = Path("run/checkpoints/step-6/model.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"model\.safetensors: damaged"):
+        train_tiny(tiny_recipe, "run", resume=True)
+    Path("run/checkpoints/latest").unlink()
+    Path("run/checkpoints/latest").symlink_to("step-4")
+    train_tiny(tiny_recipe, "run", resume=True)
+    assert all(torch.equal(tensor, weights("run")[name]) for name, tensor in expected.items())
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tiny_recipe):
+    diverging = ("training.learning_rate=1e30", "training.clip_norm=null", "training.log_every=6", "training.checkpoint_every=2")
+    with pytest.raises(TrainingError):
+        train_tiny(tiny_recipe, "run", diverging)
+    assert not Path("run").exists()
+
+
+def test_stopping_in_the_final_evaluation_keeps_the_finished_training(tiny_recipe):
+    asked = []
+
+    def listener(event: object) -> None:
+        if isinstance(event, Stage) and event.text == "final evaluation":
+            asked.append(event)
+
+    with pytest.raises(Interrupted, match="all steps are done and saved"):
+        train_tiny(tiny_recipe, "run", listener=listener, should_stop=lambda: bool(asked))
+    train_tiny(tiny_recipe, "run", resume=True)
+    train_tiny(tiny_recipe, "undisturbed")
+    assert losses("run") == losses("undisturbed")
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_told_apart(tiny_recipe):
+    Path("run/checkpoints").mkdir(parents=True)
+    for resume in (True, False):
+        with pytest.raises(RunError, match="before its first checkpoint.*\n.*remove the folder"):
+            train_tiny(tiny_recipe, "run", resume=resume)
+
+
+def test_two_runs_in_the_same_second_get_folders_of_their_own(tiny_recipe, monkeypatch):
+    taken = run_dir._default_path("tiny")
+    for path in (taken, taken.with_name(f"{taken.name}-2")):
+        path.mkdir(parents=True)
+    frozen = type("Frozen", (), {"now": staticmethod(lambda: type("Now", (), {"strftime": lambda self, form: taken.name})())})
+    monkeypatch.setattr(run_dir, "datetime", frozen)
+    assert run_dir.new_run_path("tiny", None).name == f"{taken.name}-3"
+
+
 def test_resuming_a_finished_run_trains_nothing_and_says_the_same(tiny_recipe):
     first = train_tiny(tiny_recipe, "run")
     lines = Path("run/metrics.jsonl").read_text()
@@ -142,6 +192,15 @@ def test_resuming_with_another_text_is_refused(tiny_recipe):
     text.write_text(text.read_text() + "\n\nOne more paragraph.")
     with pytest.raises(RunError, match="the text or its tokens are not those"):
         train_tiny(tiny_recipe, "run", resume=True)
+
+
+def test_evaluating_on_a_changed_text_is_refused(tiny_recipe):
+    train_tiny(tiny_recipe, "run")
+    text = Path("text.txt")
+    text.write_text(text.read_text() + "\n\nOne more paragraph.")
+    with pytest.raises(RunError, match="not those that the run was begun with.*\n.*--text"):
+        evaluate_run(Path("run"))
+    assert evaluate_run(Path("run"), text=["text.txt"]).split == "all"
 
 
 def test_without_out_the_run_lands_in_outputs_and_the_newest_is_resumed(tiny_recipe):
