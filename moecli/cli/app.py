@@ -6,8 +6,8 @@ Knows the command table. Must not import torch: `moecli --help` answers at once.
 from __future__ import annotations
 
 import os
-import signal
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -17,9 +17,7 @@ from moecli.cli import console
 from moecli.cli import eval as eval_file
 from moecli.cli import train as train_file
 from moecli.cli.recipes import recipes_app
-from moecli.errors import MoecliError
-
-INTERRUPTED = 128 + signal.SIGINT
+from moecli.errors import Interrupted, MoecliError
 
 # What typer raises for a wrong command line. Some versions of typer have click as a dependency, others inside; both have this class.
 UsageError: Any = typer.BadParameter.__base__
@@ -53,31 +51,40 @@ def options(
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage, recipe or input, 130 interrupted."""
+    # GNU OpenMP's threads wait for each other in a busy loop, which another process on the same cores turns into a standstill. A short
+    # loop before they sleep costs little when alone. Read once, when torch is imported; a user's own setting stands.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     sys.exit(run(arguments, debug=debug))
 
 
 def run(arguments: list[str], *, debug: bool) -> int:
+    """Runs one command line and returns its exit code; with `debug` the traceback of an error is shown."""
+    as_json = "--json" in arguments
     try:
         result: Any = app(args=arguments, standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        exit_code = result if isinstance(result, int) else 0
     except typer.Exit as stop:
-        return stop.exit_code
+        exit_code = stop.exit_code
     except UsageError as error:
         error.show()
+        if as_json:
+            console.print_json({"error": error.format_message()})
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        console.print_error("interrupted")
-        return INTERRUPTED
+        exit_code = Interrupted.exit_code
     except BrokenPipeError:
         # The reader of a pipe went away; a further write at exit would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if debug:
-            raise
-        return _report(error, as_json="--json" in arguments)
+            traceback.print_exc()
+        return _report(error, as_json=as_json)
+    # typer turns Ctrl-C into an exit code without a word.
+    return _report(Interrupted("interrupted"), as_json=as_json) if exit_code == Interrupted.exit_code else exit_code
 
 
 def _report(error: Exception, *, as_json: bool) -> int:

@@ -52,14 +52,19 @@ def copy_command(
     target: Annotated[Path | None, typer.Argument(help="Where to. Default: <name>.yaml here.", show_default=False)] = None,
 ) -> None:
     """Copy a recipe to a file of your own."""
+    from moecli.data.disk import disk_errors, write_text_whole
     from moecli.errors import RunError
+    from moecli.recipe.load import read_recipe_text
     from moecli.recipe.shipped import find_recipe
 
     source = find_recipe(recipe)
     target = target or Path(source.name)
     if target.exists():
         raise RunError("there is something here already", where=str(target), next_step="give another file to copy to")
-    target.write_bytes(source.read_bytes())
+    if not target.parent.is_dir():
+        raise RunError("there is no such folder", where=str(target.parent), next_step="make it, or give another file to copy to")
+    with disk_errors(str(target), "free some space there, or give another file to copy to"):
+        write_text_whole(target, read_recipe_text(source))
     console.stdout().print(f"wrote {target}; next: moecli train {target}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -69,8 +74,16 @@ def validate_command(
     overrides: SetOption = None,
 ) -> None:
     """Check recipes without reading data or building a model."""
+    from moecli.errors import RecipeError
     from moecli.recipe.load import load_recipe
 
+    broken = False
     for recipe in recipes:
-        console.print_notices(console.stderr(), load_recipe(recipe, overrides or []).notices)
-        console.stdout().print(f"{recipe}: valid", markup=False, highlight=False, soft_wrap=True)
+        try:
+            console.print_notices(console.stderr(), load_recipe(recipe, overrides or []).notices)
+            console.stdout().print(f"{recipe}: valid", markup=False, highlight=False, soft_wrap=True)
+        except RecipeError as error:
+            broken = True
+            console.print_error(str(error))
+    if broken:
+        raise typer.Exit(RecipeError.exit_code)

@@ -9,8 +9,10 @@ import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TimeRemainingColumn
+from rich.text import Text
 
 from moecli.cli.words import big_number
 from moecli.workflows.events import CheckpointSaved, Event, Stage, StepLogged, TrainingStarted, Validated
@@ -24,16 +26,10 @@ class TrainProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._bar = Progress(SpinnerColumn(), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+        self._figures = Text()
+        # Two lines, so that a terminal of 80 columns shows them whole.
+        self._live = Live(Group(self._bar, self._figures), console=console)
         self._task: TaskID | None = None
         self._first_step = 0
         self._steps = 0
@@ -41,11 +37,10 @@ class TrainProgress:
         self._last_line = 0.0
 
     def __enter__(self) -> TrainProgress:
-        self._bar.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def show(self, event: Event) -> None:
         """Takes any event of the workflow."""
@@ -76,12 +71,15 @@ class TrainProgress:
         elif event.first_step:
             self._say(f"going on after step {event.first_step}")
         self._first_step, self._steps, self._started = event.first_step, event.steps, time.monotonic()
-        self._task = self._bar.add_task("training", total=event.steps, completed=event.first_step, figures="")
+        self._task = self._bar.add_task("", total=event.steps, completed=event.first_step)
+        if self._console.is_terminal:
+            self._live.start()
 
     def _step(self, figures: dict[str, Any]) -> None:
         text = figures_text(figures)
         if self._task is not None:
-            self._bar.update(self._task, completed=figures["step"], figures=text)
+            self._bar.update(self._task, completed=figures["step"])
+            self._figures.plain = text
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now

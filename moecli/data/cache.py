@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from moecli.data.disk import disk_errors
+from moecli.data.disk import disk_errors, in_home
 from moecli.errors import MachineError
 
 Entry = TypeVar("Entry")
@@ -24,12 +24,12 @@ NEXT_STEP = "free some space, or set data.cache_dir or the environment variable 
 def cache_folder(configured: str | None) -> Path:
     """The folder from the recipe, else $MOECLI_CACHE, else $XDG_CACHE_HOME/moecli, else ~/.cache/moecli."""
     if configured:
-        return Path(configured).expanduser()
+        return in_home(configured)
     if own := os.environ.get("MOECLI_CACHE"):
-        return Path(own).expanduser()
+        return in_home(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared) / "moecli"
-    return Path("~/.cache/moecli").expanduser()
+    return in_home("~/.cache/moecli")
 
 
 class Cache:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 
-from moecli.errors import MachineError
+from moecli.errors import DataError, MachineError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -35,6 +35,18 @@ def disk_errors(where: str, next_step: str) -> Iterator[None]:
 def disk_error(error: OSError, where: str, next_step: str) -> MachineError:
     reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
     return MachineError(f"can't read or write here: {reason}", where=where, next_step=next_step)
+
+
+def in_home(path: str) -> Path:
+    """The path with `~` spelled out.
+
+    Raises:
+        DataError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError("there is no home folder of this user", where=path, next_step="spell the path out") from error
 
 
 def is_disk_error(error: BaseException) -> TypeGuard[OSError]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import Interval
 
 from moecli.config import LARGEST, KindConfig, PositiveInt
-from moecli.data.disk import disk_errors, write_text_whole
+from moecli.data.disk import disk_errors, in_home, write_text_whole
 from moecli.errors import DataError
 
 if TYPE_CHECKING:
@@ -160,6 +160,9 @@ class CharTokenizerConfig(TokenizerConfig):
         for text in texts:
             counts.update(text)
         characters = sorted(character for character, count in counts.items() if count >= self.min_count)
+        if not characters:
+            what = f"no character stands {self.min_count:,} times in the training text"
+            raise DataError(what, where="data.tokenizer.min_count", next_step="lower it")
         vocabulary = {token: number for number, token in enumerate([UNKNOWN, *characters])}
         inner = Inner(models.WordLevel(vocabulary, unk_token=UNKNOWN))
         inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -213,7 +216,7 @@ class TokenizerFileConfig(TokenizerConfig):
         return self.build(iter(())).vocab_size
 
     def build(self, texts: Iterator[str]) -> Tokenizer:
-        path = Path(self.path).expanduser()
+        path = in_home(self.path)
         if path.is_dir():
             path /= "tokenizer.json"
         if path.exists() or path.suffix == ".json" or self.path.startswith((".", "/", "~")):

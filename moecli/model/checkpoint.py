@@ -42,8 +42,10 @@ def load_model(folder: Path) -> GPT:
     weights = read_tensors(folder / WEIGHTS_FILE)
     with torch.device("meta"):
         model = GPT(config, vocab_size)
+    # The tensors that were read are views of the file, which may be cut short or removed while the model lives: they are copied.
+    model.to_empty(device="cpu")
     try:
-        model.load_state_dict(weights, strict=True, assign=True)
+        model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         first_line = " ".join(str(error).split())[:300]
         what = f"the weights don't fit {CONFIG_FILE}: {first_line}"

@@ -33,4 +33,8 @@ class Recipe(Config):
     def problems(self) -> list[FieldProblem]:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):
             return []
-        return [FieldProblem("name", "names a folder", allowed="up to 100 letters, digits, '.', '_' and '-', a letter or digit first")]
+        return [
+            FieldProblem(
+                "name", "can't be the name of a run folder", allowed="up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
+            )
+        ]

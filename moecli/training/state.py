@@ -54,7 +54,7 @@ def _set_moments(trainer: Trainer, tensors: dict[str, Tensor], folder: Path) -> 
             state = {key: moments[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:
             raise RunError(f"holds no {error}", where=str(folder / TENSORS_FILE), next_step=OTHER_CHECKPOINT) from error
-        trainer.optimizer.state[parameter] = {key: value.to(trainer.device) for key, value in state.items()}
+        trainer.optimizer.state[parameter] = {key: value.to(trainer.device, copy=True) for key, value in state.items()}
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:

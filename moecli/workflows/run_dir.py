@@ -21,7 +21,7 @@ from moecli.data.disk import disk_errors, write_text_whole
 from moecli.errors import RunError
 
 OUTPUTS = Path("outputs")
-NEXT_STEP = "free some space there, or give another --out"
+NEXT_STEP = "give another --out, or free some space there"
 REMOVE_OR_RENAME = "remove the folder, or give another --out"
 
 
@@ -76,6 +76,9 @@ def new_run_path(name: str, out: Path | None) -> Path:
         raise RunError(
             "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
         )
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise RunError("is no folder, so nothing can be put into it", where=str(nearest), next_step="give another --out")
     return path
 
 

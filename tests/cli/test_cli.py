@@ -114,7 +114,7 @@ def test_ctrl_c_before_training_leaves_nothing(tiny_recipe):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and "interrupted" in errors
     assert not Path("run").exists()
 
 
@@ -133,6 +133,13 @@ BAD_INPUT = {
     "shorter than a batch": (["train", "tiny.yaml", "--set", "training.batch_size=4096"], "training.batch_size"),
     "vocabulary too large": (["train", "tiny.yaml", "--set", "data.tokenizer={kind: bpe, vocab_size: 9999}"], "data.tokenizer.vocab_size"),
     "existing out": (["train", "tiny.yaml", "--out", "existing"], "existing"),
+    "out below a file": (["train", "tiny.yaml", "--out", "text.txt/run"], "text.txt"),
+    "no such home": (["train", "tiny.yaml", "--set", "data.corpus.paths=['~nobody-of-this-name/a.txt']"], "~nobody-of-this-name"),
+    "ragged csv": (["train", "tiny.yaml", "--set", "data.corpus.paths=[ragged.csv]"], "ragged.csv, line 3"),
+    "csv with a name twice": (["train", "tiny.yaml", "--set", "data.corpus.paths=[twice.csv]"], "twice.csv"),
+    "no character kept": (["train", "tiny.yaml", "--set", "data.tokenizer={kind: char, min_count: 999999}"], "data.tokenizer.min_count"),
+    "copy into no folder": (["recipes", "copy", "quickstart", "gone/mine.yaml"], "gone"),
+    "one of two recipes is broken": (["recipes", "validate", "broken.yaml", "tiny.yaml"], "broken.yaml:1"),
     "eval of nothing": (["eval", "nowhere"], "nowhere"),
     "eval of a folder": (["eval", "existing"], "existing"),
     "unknown command": (["trian"], "trian"),
@@ -146,11 +153,13 @@ def test_bad_input_is_one_message_with_the_place_and_exit_code_2(tiny_recipe, in
     Path("empty.txt").write_text("")
     Path("latin.txt").write_bytes(NOT_UTF8)
     Path("existing").mkdir()
+    Path("ragged.csv").write_text("text\nHello\nGoodbye, cruel world\n")
+    Path("twice.csv").write_text("text,text\na,b\n")
     before = sorted(Path().rglob("*"))
     arguments, place = BAD_INPUT[name]
     code, out, errors = inside(*arguments)
     assert code == 2, errors
-    assert out in ("", "reading and tokenizing the text\n")
+    assert out in ("", "reading and tokenizing the text\n", "tiny.yaml: valid\n")
     assert place in errors
     assert "Traceback" not in errors and "bug in moecli" not in errors
     assert "next:" in errors or "Try" in errors
@@ -161,6 +170,12 @@ def test_errors_under_json_are_one_object_too(tiny_recipe, inside):
     code, out, _ = inside("eval", "nowhere", "--json")
     assert code == 2
     assert "nowhere" in json.loads(out)["error"]
+
+
+def test_usage_errors_under_json_are_one_object_too(inside):
+    code, out, errors = inside("train", "--json", "--bogus")
+    assert code == 2
+    assert "bogus" in json.loads(out)["error"] and "bogus" in errors
 
 
 def test_what_is_no_number_is_null_in_json(capsys):

@@ -150,7 +150,7 @@ def test_stopping_in_the_final_evaluation_keeps_the_finished_training(tiny_recip
 def test_a_run_killed_before_its_first_checkpoint_is_told_apart(tiny_recipe):
     Path("run/checkpoints").mkdir(parents=True)
     for resume in (True, False):
-        with pytest.raises(RunError, match="before its first checkpoint.*\n.*remove the folder"):
+        with pytest.raises(RunError, match=r"before its first checkpoint.*\n.*remove the folder"):
             train_tiny(tiny_recipe, "run", resume=resume)
 
 
@@ -198,7 +198,7 @@ def test_evaluating_on_a_changed_text_is_refused(tiny_recipe):
     train_tiny(tiny_recipe, "run")
     text = Path("text.txt")
     text.write_text(text.read_text() + "\n\nOne more paragraph.")
-    with pytest.raises(RunError, match="not those that the run was begun with.*\n.*--text"):
+    with pytest.raises(RunError, match=r"not those that the run was begun with.*\n.*--text"):
         evaluate_run(Path("run"))
     assert evaluate_run(Path("run"), text=["text.txt"]).split == "all"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen
 
 from moecli.data.corpora.base import Corpus
-from moecli.data.disk import disk_errors, is_disk_error
+from moecli.data.disk import disk_errors, in_home, is_disk_error
 from moecli.data.documents import Document
 from moecli.data.plain_text import check_readable, check_utf8, cut_at_blank_lines, read_blocks
 from moecli.data.table_rows import documents_of_rows, quiet_datasets
@@ -84,7 +85,7 @@ class FilesCorpus(Corpus):
 
 
 def _expand(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = in_home(pattern)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -103,10 +104,32 @@ def _csv_options(path: Path) -> dict[str, Any]:
     import datasets
 
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        columns = next(csv.reader(file, delimiter=separator), [])
+    columns = _csv_columns(path, separator)
     features = datasets.Features({column: datasets.Value("string") for column in columns})
     return {"sep": separator, "features": features, "keep_default_na": False}
+
+
+def _csv_columns(path: Path, separator: str) -> list[str]:
+    """The names in the header, once every row is known to have a field for each and no other: pandas would guess, and lose text.
+
+    Raises:
+        DataError: a name stands twice, or a row has more or fewer fields.
+    """
+    limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's own limit
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter=separator)
+            columns = next(rows, [])
+            if len(set(columns)) < len(columns):
+                raise DataError("two columns have the same name", where=str(path), next_step="give each column its own name")
+            for row in rows:
+                if row and len(row) != len(columns):
+                    what = f"{len(row)} fields, but the header has {len(columns)}"
+                    next_step = "put texts with commas or line breaks into double quotes"
+                    raise DataError(what, where=f"{path}, line {rows.line_num}", next_step=next_step)
+    finally:
+        csv.field_size_limit(limit)
+    return columns
 
 
 @contextmanager

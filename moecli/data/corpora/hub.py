@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 from moecli.config import PositiveInt
 from moecli.data.corpora.base import Corpus
-from moecli.data.disk import disk_error, is_disk_error
+from moecli.data.disk import disk_error, in_home, is_disk_error
 from moecli.data.documents import Document
 from moecli.data.table_rows import documents_of_rows, quiet_datasets
 from moecli.errors import DataError
@@ -47,7 +46,7 @@ class HubCorpus(Corpus):
     def documents(self) -> Iterator[Document]:
         import datasets
 
-        local = Path(self.path).expanduser()
+        local = in_home(self.path)
         if self.path.startswith((".", "/", "~")) and not local.is_dir():
             raise DataError("no such folder", where=self.path, next_step="check data.corpus.path")
         name = str(local) if local.is_dir() else self.path
