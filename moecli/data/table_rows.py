@@ -14,6 +14,9 @@ from moecli.errors import DataError
 
 Row = Mapping[str, Any]
 
+# Characters of column names that a message shows.
+MOST_SHOWN = 300
+
 
 @contextmanager
 def quiet_datasets() -> Iterator[None]:
@@ -73,7 +76,11 @@ def _check_columns(columns: Mapping[str, Any], place: str, text_column: str, lab
     for key, column in wanted.items():
         if column and column not in columns:
             next_step = f"set data.corpus.{key} to one of these"
-            raise DataError(f"no column '{column}'", where=place, allowed=", ".join(columns), next_step=next_step)
+            raise DataError(f"no column '{column}'", where=place, allowed=_shortened(", ".join(columns)), next_step=next_step)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _label(value: Any, label_type: Any) -> str:

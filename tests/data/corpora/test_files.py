@@ -207,9 +207,29 @@ def test_a_malformed_line_is_named(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_an_open_quote_is_told_with_its_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'text,b\n"open,1\n')
+    assert "a.csv, line 2: 1 fields, but the header has 2" in fails(path)
+
+
+def test_a_name_of_a_column_as_long_as_a_book_is_cut_in_the_message(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_bytes(b"x" * 200_000)
+    message = fails(path)
+    assert "no column 'text'" in message and len(message) < 1000
+
+
+def test_a_text_longer_than_the_csv_module_takes_by_default_is_read(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text('text\n"' + "word, " * 50_000 + '"\n')
+    (document,) = FilesCorpus(paths=[str(path)]).documents()
+    assert len(document.text) == 300_000
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.parquet", b"not parquet"), ("b.csv", b"x" * 200_000), ("a.csv", b'text,b\n"open,1\n'), ("a.json", b'{"text": ')],
+    [("a.parquet", b"not parquet"), ("a.json", b'{"text": ')],
 )
 def test_a_damaged_table(tmp_path, name, content):
     path = tmp_path / name
