@@ -85,7 +85,7 @@ def print_heatmap(console: Console, report: LoadReport) -> None:
         console.print(Text(f"layer {layer.layer:>3}  ").append_text(_shaded(layer)), soft_wrap=True)
     _say(
         console,
-        "           · dead   ░ under 0.5   ▒ under 0.9   ▓ under 1.5   █ above: load in multiples of the even share, expert 0 first",
+        "load / even share:  · dead   ░ < 0.5   ▒ < 0.9   ▓ < 1.5   █ more",
     )
 
 
