@@ -163,7 +163,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     A `target` that is there already is exchanged for the new one.
     """
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    old = target.with_name(f".{target.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         with writing(target):
             partial.mkdir(parents=True)
@@ -174,8 +176,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 _flush(path)
             _flush(partial)
             if target.exists():
-                shutil.rmtree(target.rename(target.with_name(f".{target.name}.old")))
+                target.rename(old)
             partial.replace(target)
+            shutil.rmtree(old, ignore_errors=True)
             _flush(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

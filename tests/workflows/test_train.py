@@ -308,3 +308,13 @@ def test_an_atomic_folder_is_whole_or_not_there(tmp_path):
         (folder / "whole").write_text("whole")
         assert not target.exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["step-1", "whole"]
+
+
+def test_an_atomic_folder_takes_the_place_of_an_older_one_and_of_what_a_crash_left(tmp_path):
+    target = tmp_path / "step-1"
+    for leftover in (target, tmp_path / ".step-1.old", tmp_path / ".step-1.partial"):
+        leftover.mkdir()
+        (leftover / "before").write_text("before")
+    with run_dir.atomic_folder(target) as folder:
+        (folder / "after").write_text("after")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["after", "step-1"]
