@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moecli.model.attention import Attention
 from moecli.model.config import GPTConfig
 from moecli.moe.layers import FEED_FORWARDS, FeedForward, FeedForwardConfig
-from moecli.moe.routing import RoutingRecord
+from moecli.moe.routing import RoutingRecord, Tokens
 
 
 class Block(nn.Module):
@@ -25,9 +25,9 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FeedForward = FEED_FORWARDS[ffn_config.kind](ffn_config, config.d_model, config.activation)
 
-    def forward(self, x_BSD: Tensor) -> tuple[Tensor, RoutingRecord | None]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD))
-        y_BSD, record = self.ffn(self.ffn_norm(x_BSD))
+    def forward(self, x_BSD: Tensor, tokens: Tokens) -> tuple[Tensor, RoutingRecord | None]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), tokens.is_padding_BS)
+        y_BSD, record = self.ffn(self.ffn_norm(x_BSD), tokens)
         return x_BSD + y_BSD, record
 
 
@@ -48,12 +48,17 @@ class GPT(nn.Module):
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
 
-    def forward(self, ids_BS: Tensor) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
-        """Returns logits [B, S, V] and a record per layer, None where the layer does not route."""
+    def forward(self, ids_BS: Tensor, is_padding_BS: Tensor | None = None) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
+        """Returns logits [B, S, V] and a record per layer, None where the layer does not route.
+
+        Where `is_padding_BS` (bool) is True, a token is seen by no other, takes no room at an expert and counts in no router loss; its own
+        logits mean nothing.
+        """
+        tokens = Tokens(ids_BS, is_padding_BS)
         x_BSD = self.embedding(ids_BS)
         records = []
         for block in self.blocks:
-            x_BSD, record = block(x_BSD)
+            x_BSD, record = block(x_BSD, tokens)
             records.append(record)
         output_weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(self.norm(x_BSD), output_weight), tuple(records)

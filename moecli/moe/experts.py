@@ -54,6 +54,11 @@ class Experts(nn.Module):
         weighted_TEH = hidden_TEH * weights_TE[:, :, None].to(hidden_TEH.dtype)
         return F.linear(weighted_TEH.flatten(1), self.out_proj.transpose(0, 1).reshape(d_model, num_experts * hidden))
 
+    def forward_own(self, x_END: Tensor) -> Tensor:
+        """Each expert on rows of its own, [E, N, D] -> [E, N, D]."""
+        hidden_ENH = self.activation.function(x_END @ self.in_proj.transpose(1, 2))
+        return hidden_ENH @ self.out_proj.transpose(1, 2)
+
 
 def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> bool:
     """Whether `run_grouped` works here and pays: on CUDA, in bfloat16, with aligned rows. On CPUs memory traffic decides against it."""

@@ -3,8 +3,10 @@
 Knows shapes and nothing else. Must not know which router filled a Routing or who reads it.
 
 Shape letters, here and in all of moecli:
-    B sequences   S positions        T tokens (B * S)   D model width
-    E experts     A assignments      H expert width     F width of the input projection (2H with a gate, else H)
+    B sequences   S positions        T tokens (B * S, row by row)   D model width
+    E experts     A assignments      K choices of one token         H expert width
+    G groups      P slots per expert
+    F width of the input projection (2H with a gate, else H)
 """
 
 from __future__ import annotations
@@ -15,22 +17,42 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
-    """A router's decision as a list of (token, expert, weight) assignments, in order of priority.
+class Tokens:
+    """What a layer may know of its tokens beside their features."""
 
-    Token choice gives A = T * top_k assignments, token by token, best expert first.
+    ids_BS: Tensor
+    """int64 token ids; the `hash` router goes by them."""
+    is_padding_BS: Tensor | None = None
+    """bool, True where a token only fills up its sequence: it gets no expert, takes no room and counts in no loss. None: no padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """A router's decision as a list of (token, expert, weight) assignments.
+
+    Token choice lists token by token, each token's best expert first; expert choice lists sequence by sequence or position by position.
     """
 
     logits_TE: Tensor
     """float32, before noise and bias."""
     probs_TE: Tensor
-    """float32, the full distribution over the experts, before any choice."""
+    """float32, the full distribution over the experts, before noise, bias and choice; rows sum to 1."""
     token_ids_A: Tensor
     """int64, into the T tokens of the layer's input."""
     expert_ids_A: Tensor
     """int64."""
     weights_A: Tensor
     """float32 combine weights; the gradient of the router flows through them."""
+    choices_A: Tensor
+    """int64: 0 for a token's first choice, 1 for its second, and so on; all 0 where experts choose."""
+    top_k: int
+    """The most experts that a token can get."""
+    seq_len: int
+    """S: token t is position t % S of sequence t // S."""
+    smooth_load_TE: Tensor | None = None
+    """float32: the probability that a token would choose an expert if the noise were drawn again; None without noise."""
+    is_padding_T: Tensor | None = None
+    """bool; None without padding. Padding has no assignments."""
 
     @property
     def num_experts(self) -> int:
@@ -45,6 +67,8 @@ class RoutingRecord:
     chosen_load_E: Tensor
     """int64, assignments per expert as the router chose them."""
     load_E: Tensor
-    """int64, assignments per expert that were computed: the chosen less the dropped."""
+    """int64, assignments per expert that were computed: the chosen less the dropped, each counted where it ran."""
     kept_A: Tensor
     """bool, which assignments were computed."""
+    final_expert_ids_A: Tensor
+    """int64: where each ran: the router's choice, unless that was full and another expert had room."""

@@ -1,4 +1,4 @@
-"""Top-k token choice on a softmax: Switch (top_k 1), Mixtral, OLMoE and Qwen MoE by its two options.
+"""Top-k token choice on a softmax: Switch (top_k 1), GShard, ST-MoE, GLaM, Mixtral, OLMoE and Qwen MoE by its options.
 
 Knows the equations of those papers. Must not know dispatch, experts, losses or training.
 """
@@ -10,20 +10,28 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from moecli.config import PositiveInt
+from moecli.config import Fraction, PositiveFloat
 from moecli.errors import FieldProblem
-from moecli.moe.routers.base import Router, RouterConfig, float32_logits
-from moecli.moe.routing import Routing
+from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, normalized, token_choice
+from moecli.moe.routing import Routing, Tokens
 
 
-class TopKConfig(RouterConfig):
+class TopKConfig(TokenChoiceConfig):
     """Options of the `topk` router."""
 
     kind: Literal["topk"] = "topk"
-    top_k: PositiveInt = 2
-    """Experts per token."""
     normalize_weights: bool | None = None
     """Divide the chosen probabilities by their sum, as Mixtral does; Switch, OLMoE and Qwen1.5-MoE don't. Default: true for top_k > 1."""
+    input_jitter: Fraction = 0.0
+    """In training, multiply the router's input by noise from 1 - this to 1 + this (Switch: 0.01)."""
+    keep_threshold: PositiveFloat | None = None
+    """In training, keep each choice after the first with probability min(1, w / this), w its normalised weight: 0.5 is GShard, 0.2 ST-MoE."""
+    selection_bias: bool = False
+    """Add a bias to the probabilities for the choice alone, never to the weights; training.bias_update moves it."""
+
+    @property
+    def has_selection_bias(self) -> bool:
+        return self.selection_bias
 
     def model_post_init(self, context: Any, /) -> None:
         if self.normalize_weights is None:
@@ -31,16 +39,16 @@ class TopKConfig(RouterConfig):
         super().model_post_init(context)
 
     def problems(self) -> list[FieldProblem]:
-        if self.top_k > 1 or not self.normalize_weights:
+        if self.top_k > 1:
             return []
-        what = "with top_k 1 every weight would be 1, and the router would learn nothing from the language-model loss"
-        return [FieldProblem("normalize_weights", what, allowed="false with top_k 1", involves=("top_k",))]
-
-    def problems_with(self, num_experts: int) -> list[FieldProblem]:
-        if self.top_k <= num_experts:
-            return []
-        what = f"more experts per token than there are experts ({num_experts})"
-        return [FieldProblem("top_k", what, allowed=f"1 to num_experts ({num_experts})")]
+        problems = []
+        if self.normalize_weights:
+            what = "with top_k 1 every weight would be 1, and the router would learn nothing from the language-model loss"
+            problems.append(FieldProblem("normalize_weights", what, allowed="false with top_k 1", involves=("top_k",)))
+        if self.keep_threshold is not None:
+            what = "with top_k 1 there is no choice after the first"
+            problems.append(FieldProblem("keep_threshold", what, allowed="null, or top_k of 2 or more", involves=("top_k",)))
+        return problems
 
 
 class TopKRouter(Router):
@@ -48,6 +56,9 @@ class TopKRouter(Router):
 
     p = softmax(x W^T) over all experts in float32; the weights are the k largest p, divided by their sum if `normalize_weights`
     (Switch, arXiv 2101.03961, eq. 1-2; Mixtral, arXiv 2401.04088, section 2.1, whose softmax over the chosen logits is the same number).
+    With `keep_threshold` the weights are normalised before the toss (GShard, arXiv 2006.16668, algorithm 1). Departures: a choice that loses
+    the toss takes no room at its expert, and in evaluation all are kept. With `selection_bias` the k largest p + b are chosen
+    (arXiv 2408.15664, eq. 3, with the softmax gate of its appendix C.2).
     """
 
     config_class = TopKConfig
@@ -56,22 +67,44 @@ class TopKRouter(Router):
         super().__init__()
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+        self.selection_bias_E = torch.zeros(num_experts) if config.selection_bias else None
 
     @property
     def assignments_per_token(self) -> float:
         return self.config.top_k
 
-    def forward(self, x_BSD: Tensor) -> Routing:
-        logits_TE = float32_logits(x_BSD, self.weight)
+    def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
+        logits_TE = float32_logits(self._jittered(x_BSD), self.weight)
         probs_TE = logits_TE.softmax(dim=-1)
-        weights_TK, expert_ids_TK = probs_TE.topk(self.config.top_k, dim=-1)
-        if self.config.normalize_weights:
-            weights_TK = weights_TK / weights_TK.sum(dim=-1, keepdim=True)
-        token_ids_T = torch.arange(probs_TE.shape[0], device=probs_TE.device)
-        return Routing(
-            logits_TE=logits_TE,
-            probs_TE=probs_TE,
-            token_ids_A=token_ids_T.repeat_interleave(self.config.top_k),
-            expert_ids_A=expert_ids_TK.flatten(),
-            weights_A=weights_TK.flatten(),
+        weights_TK, expert_ids_TK = self._choose(probs_TE)
+        normalized_TK = normalized(weights_TK)
+        return token_choice(
+            logits_TE,
+            probs_TE,
+            expert_ids_TK,
+            normalized_TK if self.config.normalize_weights else weights_TK,
+            seq_len=x_BSD.shape[1],
+            tokens=tokens,
+            is_kept_TK=self._toss(normalized_TK.detach()),
         )
+
+    def _jittered(self, x_BSD: Tensor) -> Tensor:
+        jitter = self.config.input_jitter
+        if not self.training or jitter == 0:
+            return x_BSD
+        return x_BSD.float() * torch.empty_like(x_BSD, dtype=torch.float32).uniform_(1 - jitter, 1 + jitter)
+
+    def _choose(self, probs_TE: Tensor) -> tuple[Tensor, Tensor]:
+        if self.selection_bias_E is None:
+            return probs_TE.topk(self.config.top_k, dim=-1)
+        expert_ids_TK = (probs_TE.detach() + self.selection_bias_E).topk(self.config.top_k, dim=-1).indices
+        return probs_TE.gather(1, expert_ids_TK), expert_ids_TK
+
+    def _toss(self, normalized_TK: Tensor) -> Tensor | None:
+        """Which choices are kept; None for all."""
+        threshold = self.config.keep_threshold
+        if not self.training or threshold is None:
+            return None
+        is_kept_TK = torch.rand_like(normalized_TK) * threshold < normalized_TK
+        is_kept_TK[:, 0] = True
+        return is_kept_TK

@@ -1,0 +1,96 @@
+"""What every feed-forward kind is, and the plainest of them, the MLP.
+
+Knows the contract (routing.py). Must not know attention, recipes or training. Shape letters: see routing.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor, nn
+
+from moecli.config import KindConfig, PositiveInt
+from moecli.errors import FieldProblem
+from moecli.moe.activations import ACTIVATIONS, ActivationName
+from moecli.moe.causality import Leak
+from moecli.moe.routing import RoutingRecord, Tokens
+
+
+class FeedForwardConfig(KindConfig):
+    """Base of the configs of feed-forward kinds."""
+
+    @property
+    def has_selection_bias(self) -> bool:
+        """Whether there is a bias that the loss-free update can move."""
+        return False
+
+    @property
+    def estimates_load(self) -> bool:
+        """Whether the records of training have `Routing.smooth_load_TE`, which the load loss needs."""
+        return False
+
+    def with_default_widths(self, d_model: int) -> FeedForwardConfig:
+        """The same config with every width filled in that the recipe leaves to its default."""
+        raise TypeError(f"{type(self).__name__} has to say its default widths")
+
+    def leaks(self) -> list[Leak]:
+        """How a layer of this config lets a token see the future or other rows; empty where it treats each token by itself."""
+        return []
+
+    def problems_with_batch(self, num_sequences: int) -> list[FieldProblem]:
+        """The rules between this config and the number of sequences that go through the model at once that are broken."""
+        return []
+
+
+class FeedForward(nn.Module, ABC):
+    """Base of the feed-forward kinds. Built from (config, d_model, activation), with the config's widths filled in."""
+
+    config_class: ClassVar[type[FeedForwardConfig]]
+
+    @property
+    def num_active_params(self) -> int:
+        """Parameters that one token uses."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def selection_bias_E(self) -> Tensor | None:
+        """The bias that the loss-free update moves, float32; None without one."""
+        return None
+
+    def forward_flops_per_token(self, seq_len: int) -> float:
+        """Multiplications and additions of all matrix products, before drops. Every active parameter is a factor once."""
+        return 2 * self.num_active_params
+
+    def init_weights(self, generator: Generator) -> None:
+        """Sets the weights that don't begin as the rest of the model's do; called after those."""
+
+    @abstractmethod
+    def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, RoutingRecord | None]: ...
+
+
+class MLPConfig(FeedForwardConfig):
+    """One feed-forward network: the dense baseline."""
+
+    kind: Literal["mlp"] = "mlp"
+    d_ff: PositiveInt | None = None
+    """Hidden width. Default: 4 * d_model."""
+
+    def with_default_widths(self, d_model: int) -> MLPConfig:
+        return self.model_copy(update={"d_ff": self.d_ff or 4 * d_model})
+
+
+class MLP(FeedForward):
+    """out(activation(in(x))), no biases, no record."""
+
+    config_class = MLPConfig
+
+    def __init__(self, config: MLPConfig, d_model: int, activation: ActivationName) -> None:
+        super().__init__()
+        assert config.d_ff is not None
+        self.activation = ACTIVATIONS[activation]
+        self.in_proj = nn.Linear(d_model, self.activation.in_width(config.d_ff), bias=False)
+        self.out_proj = nn.Linear(config.d_ff, d_model, bias=False)
+
+    def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, None]:
+        return self.out_proj(self.activation.function(self.in_proj(x_BSD))), None

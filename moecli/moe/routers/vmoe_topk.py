@@ -1,0 +1,64 @@
+"""Top-k with fixed noise before the softmax, the router of V-MoE.
+
+Knows the equations of Riquelme et al. (arXiv 2106.05974). Must not know dispatch, where its batch priority lives.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from moecli.config import NonNegativeFloat
+from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, token_choice
+from moecli.moe.routing import Routing, Tokens
+
+
+class VMoETopKConfig(TokenChoiceConfig):
+    """Options of the `vmoe_topk` router."""
+
+    kind: Literal["vmoe_topk"] = "vmoe_topk"
+    noise_std: NonNegativeFloat = 1.0
+    """In training, spread of the noise on the logits, in units of 1 / num_experts."""
+
+    def estimates_load(self, num_experts: int) -> bool:
+        return self.noise_std > 0
+
+
+class VMoETopKRouter(Router):
+    """g = softmax(x W^T + eps), eps normal with deviation noise_std / E, in training only; the k largest g are the weights as they are.
+
+    (arXiv 2106.05974, section 2.2.) In training, `smooth_load_TE` is the probability that a fresh draw of the noise lifts expert i over the
+    k-th largest noisy logit (appendix A; unlike Shazeer's, that threshold includes expert i itself).
+    """
+
+    config_class = VMoETopKConfig
+
+    def __init__(self, config: VMoETopKConfig, d_model: int, num_experts: int) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(num_experts, d_model))
+
+    @property
+    def assignments_per_token(self) -> float:
+        return self.config.top_k
+
+    def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
+        clean_TE = float32_logits(x_BSD, self.weight)
+        noisy_TE, smooth_load_TE = clean_TE, None
+        if self.training and self.config.noise_std > 0:
+            noise_std = self.config.noise_std / clean_TE.shape[1]
+            noisy_TE = clean_TE + torch.randn_like(clean_TE) * noise_std
+            threshold_T1 = noisy_TE.topk(self.config.top_k, dim=-1).values[:, -1:]
+            smooth_load_TE = torch.special.ndtr((clean_TE - threshold_T1) / noise_std)
+        weights_TK, expert_ids_TK = noisy_TE.softmax(dim=-1).topk(self.config.top_k, dim=-1)
+        return token_choice(
+            clean_TE,
+            clean_TE.softmax(dim=-1),
+            expert_ids_TK,
+            weights_TK,
+            seq_len=x_BSD.shape[1],
+            tokens=tokens,
+            smooth_load_TE=smooth_load_TE,
+        )

@@ -1,0 +1,133 @@
+"""Sparse MoE: a router, a dispatch, the experts that they choose among, and shared experts if any.
+
+Knows routers, dispatch and experts. Must not know attention, recipes or training. Shape letters: see routing.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from moecli.config import NonNegativeInt, OneOf, PositiveInt
+from moecli.errors import FieldProblem
+from moecli.moe.activations import ActivationName
+from moecli.moe.capacity import CapacityConfig
+from moecli.moe.causality import Leak
+from moecli.moe.dispatch import ExpertQueues, dispatch_dropless, dispatch_with_capacity
+from moecli.moe.experts import Experts
+from moecli.moe.feed_forward import MLP, FeedForward, FeedForwardConfig, MLPConfig
+from moecli.moe.routers import ROUTERS, RouterConfig, TopKConfig
+from moecli.moe.routers.base import TokenChoiceConfig
+from moecli.moe.routing import Routing, RoutingRecord, Tokens
+
+
+class SparseMoEConfig(FeedForwardConfig):
+    """A router, the experts that it chooses among, and shared experts that every token uses, if any."""
+
+    kind: Literal["sparse"] = "sparse"
+    num_experts: PositiveInt = 8
+    """Routed experts per layer."""
+    d_expert: PositiveInt | None = None
+    """Hidden width of one routed expert. Default: 4 * d_model."""
+    router: Annotated[RouterConfig, OneOf({kind: router.config_class for kind, router in ROUTERS.items()}, default="topk")] = TopKConfig()
+    """How tokens and experts find each other."""
+    capacity: CapacityConfig | None = None
+    """Limits how many tokens an expert takes. Default: dropless, every expert takes all that come."""
+    num_shared_experts: NonNegativeInt = 0
+    """Experts that every token uses beside the routed ones (DeepSeekMoE)."""
+    d_shared_expert: PositiveInt | None = None
+    """Hidden width of one shared expert. Default: d_expert."""
+    shared_gate: bool = False
+    """Multiply the shared experts' output by sigmoid(x w), as Qwen1.5-MoE does."""
+
+    @property
+    def has_selection_bias(self) -> bool:
+        return self.router.has_selection_bias
+
+    @property
+    def estimates_load(self) -> bool:
+        return self.router.estimates_load(self.num_experts)
+
+    def with_default_widths(self, d_model: int) -> SparseMoEConfig:
+        d_expert = self.d_expert or 4 * d_model
+        return self.model_copy(update={"d_expert": d_expert, "d_shared_expert": self.d_shared_expert or d_expert})
+
+    def leaks(self) -> list[Leak]:
+        leaks = [leak.under("router") for leak in self.router.leaks()]
+        if self.capacity is not None and isinstance(self.router, TokenChoiceConfig):
+            leaks += [leak.under("capacity") for leak in self.capacity.leaks(self.router.top_k, self.num_experts)]
+        return leaks
+
+    def problems(self) -> list[FieldProblem]:
+        problems = [
+            FieldProblem(
+                f"router.{problem.field}",
+                problem.what,
+                allowed=problem.allowed,
+                involves=("num_experts", *(f"router.{field}" for field in problem.involves)),
+            )
+            for problem in self.router.problems_with(self.num_experts)
+        ]
+        if self.capacity is not None and self.router.fixes_load:
+            what = f"the {self.router.kind} router gives every expert the same number of tokens, a capacity has nothing to limit"
+            problems.append(FieldProblem("capacity", what, allowed="null with this router", involves=("router.kind",)))
+        if self.shared_gate and not self.num_shared_experts:
+            what = "there is no shared expert to gate"
+            allowed = "false, or num_shared_experts of 1 or more"
+            problems.append(FieldProblem("shared_gate", what, allowed=allowed, involves=("num_shared_experts",)))
+        return problems
+
+
+class SparseMoE(FeedForward):
+    """Routed experts, of which each token uses a few.
+
+    1. The router scores the experts and chooses: a list of (token, expert, weight).
+    2. Dispatch decides which of the list are kept, and sorts them by expert.
+    3. The experts run on their queues, and the weighted outputs are added to their tokens.
+    4. The shared experts, one MLP of their joint width, are added for every token.
+    """
+
+    config_class = SparseMoEConfig
+
+    def __init__(self, config: SparseMoEConfig, d_model: int, activation: ActivationName) -> None:
+        super().__init__()
+        assert config.d_expert is not None and config.d_shared_expert is not None
+        self.router = ROUTERS[config.router.kind](config.router, d_model, config.num_experts)
+        self.capacity = config.capacity
+        self.experts = Experts(config.num_experts, d_model, config.d_expert, activation)
+        d_shared = config.num_shared_experts * config.d_shared_expert
+        self.shared = MLP(MLPConfig(d_ff=d_shared), d_model, activation) if d_shared else None
+        self.shared_gate = nn.Linear(d_model, 1, bias=False) if config.shared_gate else None
+
+    @property
+    def num_active_params(self) -> int:
+        idle_experts = self.experts.num_experts - self.router.assignments_per_token
+        return super().num_active_params - round(idle_experts * self.experts.params_per_expert)
+
+    @property
+    def selection_bias_E(self) -> Tensor | None:
+        return self.router.selection_bias_E
+
+    def init_weights(self, generator: Generator) -> None:
+        self.router.init_weights(generator)
+
+    def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, RoutingRecord]:
+        queues, record = self._dispatch(self.router(x_BSD, tokens))
+        y_BSD = self.experts(x_BSD.flatten(0, 1), queues).view_as(x_BSD)
+        if self.shared is not None:
+            y_BSD = y_BSD + self._shared_output(x_BSD, self.shared)
+        return y_BSD, record
+
+    def _dispatch(self, routing: Routing) -> tuple[ExpertQueues, RoutingRecord]:
+        if self.capacity is None:
+            return dispatch_dropless(routing)
+        factor = self.capacity.factor if self.training else self.capacity.eval_factor
+        return dispatch_dropless(routing) if factor is None else dispatch_with_capacity(routing, self.capacity, factor)
+
+    def _shared_output(self, x_BSD: Tensor, shared: MLP) -> Tensor:
+        shared_BSD, _ = shared(x_BSD)
+        if self.shared_gate is None:
+            return shared_BSD
+        return F.sigmoid(self.shared_gate(x_BSD)) * shared_BSD
