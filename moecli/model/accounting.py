@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from moecli.model.config import GPTConfig
-from moecli.model.gpt import GPT, Block
+from moecli.model.gpt import GPT
 from moecli.moe.activations import ACTIVATIONS
-from moecli.moe.layers import MLP, DenseMoE, SparseMoE
+from moecli.moe.layers import MLP, DenseMoE, FeedForward, SoftMoE, SparseMoE
 
 FLOAT32_BYTES = 4
 ADAMW_STATES = 2
@@ -26,11 +26,11 @@ class ModelCost:
     params_total: int
     """Every parameter; a tied embedding counts once."""
     params_active: int
-    """Parameters that one token uses, with both the input embedding and the output layer counted whole."""
+    """Parameters that one token uses, with both the input embedding and the output layer counted whole. Before drops; a soft MoE uses all."""
     params_active_without_embedding: int
     """The same without the input embedding, of which a token only reads one row. Equal to the above where it is tied."""
     forward_flops_per_token: int
-    """Multiplications and additions of all matrix products, attention scores over the full square of seq_len included."""
+    """Multiplications and additions of all matrix products, before drops, attention scores over the full square of seq_len included."""
 
     @property
     def train_flops_per_token(self) -> int:
@@ -57,19 +57,20 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
     with torch.device("meta"):
         model = GPT(config, vocab_size)
     total = sum(parameter.numel() for parameter in model.parameters())
-    idle = sum(_num_params(block.ffn) - block.ffn.num_active_params for block in _blocks(model))
+    feed_forwards = model.feed_forwards()
+    feed_forward_params = sum(_num_params(ffn) for ffn in feed_forwards)
+    active = total - feed_forward_params + sum(ffn.num_active_params for ffn in feed_forwards)
     embedding = 0 if config.tie_embeddings else model.embedding.weight.numel()
     norms = sum(_num_params(module) for module in model.modules() if isinstance(module, nn.RMSNorm))
-    active = total - idle
-    # All that is left multiplies: no biases, and a tied embedding is used as a matrix once.
-    matmul_params = active - embedding - norms
+    # All that is left beside the feed-forward blocks multiplies: no biases, and a tied embedding is used as a matrix once.
+    matmul_params = total - feed_forward_params - embedding - norms
     assert config.head_dim is not None
     attention = config.num_layers * 4 * seq_len * config.num_heads * config.head_dim
     return ModelCost(
         params_total=total,
         params_active=active,
         params_active_without_embedding=active - embedding,
-        forward_flops_per_token=2 * matmul_params + attention,
+        forward_flops_per_token=round(2 * matmul_params + attention + sum(ffn.forward_flops_per_token(seq_len) for ffn in feed_forwards)),
     )
 
 
@@ -79,7 +80,7 @@ def training_memory(config: GPTConfig, vocab_size: int, seq_len: int, micro_batc
     with torch.device("meta"):
         model = GPT(config, vocab_size)
     # The final norm keeps three rows, cross-entropy the log-softmax of the logits.
-    per_token = sum(_block_floats(block, config) for block in _blocks(model)) + 3 * config.d_model + vocab_size
+    per_token = sum(_block_floats(ffn, config, seq_len) for ffn in model.feed_forwards()) + 3 * config.d_model + vocab_size
     return TrainingMemory(
         weights=FLOAT32_BYTES * cost.params_total,
         gradients=FLOAT32_BYTES * cost.params_total,
@@ -88,7 +89,7 @@ def training_memory(config: GPTConfig, vocab_size: int, seq_len: int, micro_batc
     )
 
 
-def _block_floats(block: Block, config: GPTConfig) -> float:
+def _block_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> float:
     """Numbers that autograd keeps per token and block: what the modules save, read off their code; a test measures it."""
     assert config.head_dim is not None and config.num_kv_heads is not None
     norms = 2 * 3 * config.d_model
@@ -96,22 +97,24 @@ def _block_floats(block: Block, config: GPTConfig) -> float:
     attention = 2 * query_width + 2 * kv_width
     if config.qk_norm != "none":
         attention += 2 * (query_width + kv_width)
-    return norms + attention + _feed_forward_floats(block.ffn, config)
+    return norms + attention + _feed_forward_floats(ffn, config, seq_len)
 
 
-def _feed_forward_floats(ffn: nn.Module, config: GPTConfig) -> float:
+def _feed_forward_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> float:
     activation = ACTIVATIONS[config.activation]
     if isinstance(ffn, MLP):
         return _hidden_floats(ffn.out_proj.in_features, activation.is_gated)
-    assert isinstance(ffn, DenseMoE | SparseMoE)
+    assert isinstance(ffn, DenseMoE | SparseMoE | SoftMoE)
     num_experts, d_model, d_expert = ffn.experts.out_proj.shape
     hidden = _hidden_floats(d_expert, activation.is_gated)
     if isinstance(ffn, DenseMoE):
         return num_experts * (hidden + d_expert)
+    if isinstance(ffn, SoftMoE):
+        return ffn.mixer.kept_floats_per_token + ffn.mixer.mixtures_per_token(seq_len) * (2 * d_model + hidden)
     # Each assignment keeps its input row, its output before and after the weight, and its hidden state; each token its logits for the
     # z-loss, their logsumexp's own copy, and its probabilities.
     floats = ffn.router.assignments_per_token * (3 * d_model + hidden) + 3 * num_experts
-    return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config) + d_model
+    return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config, seq_len) + d_model
 
 
 def _hidden_floats(hidden_width: int, is_gated: bool) -> int:
@@ -121,7 +124,3 @@ def _hidden_floats(hidden_width: int, is_gated: bool) -> int:
 
 def _num_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _blocks(model: GPT) -> list[Block]:
-    return [block for block in model.blocks if isinstance(block, Block)]

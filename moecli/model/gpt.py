@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A causal language model.
+    """A language model, causal or bidirectional.
 
     Args:
         config: the shape.
@@ -47,6 +47,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, config.ffn_of_layer(layer)) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
+
+    def feed_forwards(self) -> list[FeedForward]:
+        """The feed-forward block of each layer."""
+        return [block.ffn for block in self.blocks if isinstance(block, Block)]
 
     def forward(self, ids_BS: Tensor, is_padding_BS: Tensor | None = None) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
         """Returns logits [B, S, V] and a record per layer, None where the layer does not route.

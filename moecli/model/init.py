@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moecli.model.config import GPTConfig
-from moecli.model.gpt import GPT, Block
+from moecli.model.gpt import GPT
 
 # The projections whose output is added to the residual stream: 2 per layer, so their spread is divided by sqrt(2 * num_layers) (GPT-2).
 RESIDUAL_PROJECTIONS = ("o_proj", "out_proj")
@@ -30,7 +30,6 @@ def build_gpt(config: GPTConfig, vocab_size: int, seed: int) -> GPT:
         nn.init.normal_(parameter, std=std, generator=generator)
     for buffer in model.buffers():  # selection biases
         nn.init.zeros_(buffer)
-    for block in model.blocks:
-        assert isinstance(block, Block)
-        block.ffn.init_weights(generator)
+    for ffn in model.feed_forwards():
+        ffn.init_weights(generator)
     return model

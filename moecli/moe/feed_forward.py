@@ -47,6 +47,8 @@ class FeedForward(nn.Module, ABC):
     """Base of the feed-forward kinds. Built from (config, d_model, activation), with the config's widths filled in."""
 
     config_class: ClassVar[type[FeedForwardConfig]]
+    routes: ClassVar[bool] = True
+    """Whether forward returns a record."""
 
     @property
     def num_active_params(self) -> int:
@@ -84,6 +86,7 @@ class MLP(FeedForward):
     """out(activation(in(x))), no biases, no record."""
 
     config_class = MLPConfig
+    routes: ClassVar[bool] = False
 
     def __init__(self, config: MLPConfig, d_model: int, activation: ActivationName) -> None:
         super().__init__()

@@ -117,6 +117,12 @@ class SequenceMixer(nn.Module):
         """Logits, mixing in and mixing out: three products with all slots."""
         return 3 * 2 * self.slot_weight.numel()
 
+    @property
+    def kept_floats_per_token(self) -> int:
+        """What autograd keeps beside the mixtures: x for its length and scaled by it, and the weights in and out."""
+        num_experts, slots_per_expert, d_model = self.slot_weight.shape
+        return 2 * d_model + 2 * num_experts * slots_per_expert
+
     def mixtures_per_token(self, seq_len: int) -> float:
         num_experts, slots_per_expert, _ = self.slot_weight.shape
         return num_experts * slots_per_expert / seq_len
@@ -165,6 +171,11 @@ class BatchMixer(nn.Module):
     def flops_per_token(self) -> float:
         """Logits, mixing in and mixing out: three products with all experts."""
         return 3 * 2 * self.weight.numel()
+
+    @property
+    def kept_floats_per_token(self) -> int:
+        """What autograd keeps beside the mixtures: the weights."""
+        return self.weight.shape[0]
 
     def mixtures_per_token(self, seq_len: int) -> float:
         return self.weight.shape[0] / self.group_size

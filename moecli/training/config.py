@@ -5,11 +5,15 @@ Knows which combinations are possible. Must not know the model.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from moecli.config import Config, Fraction, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from moecli.errors import FieldProblem
 from moecli.model.device import DeviceName, Precision
+from moecli.moe.balance_sums import Counts
+from moecli.moe.balancing import BiasUpdateConfig
 from moecli.training.schedule import SCHEDULES, CosineConfig, ScheduleConfig
 
 
@@ -40,7 +44,7 @@ class TrainingConfig(Config):
     batch_size: PositiveInt = 16
     """Sequences per optimizer step."""
     gradient_accumulation: PositiveInt = 1
-    """Micro-batches that a step is cut into, batch_size / gradient_accumulation sequences each. Balance is judged per micro-batch."""
+    """Micro-batches that a step is cut into, batch_size / gradient_accumulation sequences each; balance_scope says what is judged together."""
     learning_rate: PositiveFloat = 1e-3
     """Peak rate."""
     schedule: Annotated[ScheduleConfig, OneOf(SCHEDULES, default="cosine")] = CosineConfig()
@@ -50,9 +54,23 @@ class TrainingConfig(Config):
     clip_norm: PositiveFloat | None = 1.0
     """Longest gradient, as the norm over all parameters; null for no limit."""
     balance_loss: NonNegativeFloat = 0.01
-    """Weight of the load-balance loss (Switch), averaged over MoE layers."""
+    """Weight of the load-balance loss (Switch), averaged over MoE layers; 1 is balanced."""
+    balance_counts: Counts = "chosen"
+    """Choices that it counts: all that were chosen, the first alone (GShard), or the unbiased top_k (DeepSeek-V3)."""
+    importance_loss: NonNegativeFloat = 0.0
+    """Weight of the squared CV of the experts' importance (Shazeer), averaged over MoE layers; 0 is balanced."""
+    importance_of: Literal["weights", "probs"] = "weights"
+    """Importance is the sum of an expert's combine weights (Shazeer), or of its router probabilities (V-MoE)."""
+    load_loss: NonNegativeFloat = 0.0
+    """Weight of the squared CV of the smooth estimate of the load (Shazeer), averaged over MoE layers; needs a router with noise."""
+    balance_scope: Literal["sequence", "micro-batch", "global-batch"] = "micro-batch"
+    """Tokens over which balance, importance and load are judged. A global batch in several micro-batches goes through the model twice."""
+    bias_update: BiasUpdateConfig | None = None
+    """Loss-free balancing after each step, for routers with a selection_bias; null leaves the bias alone."""
     z_loss: NonNegativeFloat = 0.001
     """Weight of the router z-loss (ST-MoE), averaged over MoE layers."""
+    mask_rate: Annotated[float, Interval(gt=0, lt=1)] = 0.15
+    """Share of each sequence's tokens that is predicted, at least one token; for objective masked-lm."""
     precision: Precision = "float32"
     """Precision of matrix products, logits included; weights and the router are float32 always, and losses are taken in float32."""
     compile: bool = False

@@ -5,14 +5,14 @@ Knows a trainer and four hooks. Must not know files, screens or signals.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moecli.errors import Interrupted, TrainingError
-from moecli.training.trainer import StepResult, Trainer
+from moecli.errors import Interrupted
+from moecli.training.step_result import StepResult
+from moecli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,36 +34,36 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
 
     Raises:
         Interrupted: a stop was asked for; the state has been saved.
-        TrainingError: the loss is not finite any more.
+        TrainingError: loss, gradient or router logits are not finite any more.
     """
     config = trainer.config
     tokens_per_step = config.batch_size * trainer.batches.seq_len
     total_seconds, seconds, steps_timed = 0.0, 0.0, 0
-    result: StepResult | None = None
+    unchecked: list[StepResult] = []
     if first_step and _is_due(first_step, validate_every) and first_step < config.steps:
         hooks.validate(first_step)  # the stop may have come before it
     for step in range(first_step, config.steps):
         if hooks.should_stop():
-            if result is not None:
-                _check_finite(result.figures(), step)
+            _check_finite(unchecked)
             hooks.save(step)
             raise Interrupted(f"stopped after step {step} of {config.steps}; the checkpoint is saved", next_step="add --resume to go on")
         done = step + 1
         is_last = done == config.steps
         is_logged = is_last or done % config.log_every == 0
         is_saved = is_last or _is_due(done, config.checkpoint_every)
+        is_validated = _is_due(done, validate_every) and not is_last
         started = time.perf_counter()
         result = trainer.step(step)
-        # Reading the figures waits for the device, so that what was timed is done. Nothing is saved unseen.
-        figures = result.figures() if is_logged or is_saved else None
+        unchecked.append(result)
+        # Reading numbers waits for the device, so that what was timed is done. Nothing is saved or validated unseen.
+        if is_logged or is_saved or is_validated:
+            _check_finite(unchecked)
         seconds, steps_timed = seconds + time.perf_counter() - started, steps_timed + 1
-        if figures is not None:
-            _check_finite(figures, done)
-        if figures is not None and is_logged:
+        if is_logged:
             speed = {"tokens_per_s": tokens_per_step * steps_timed / seconds}
-            hooks.log({"step": done, "tokens": done * tokens_per_step} | figures | speed)
+            hooks.log({"step": done, "tokens": done * tokens_per_step} | result.figures() | speed)
             total_seconds, seconds, steps_timed = total_seconds + seconds, 0.0, 0
-        if _is_due(done, validate_every) and not is_last:
+        if is_validated:
             hooks.validate(done)
         if is_saved:
             hooks.save(done)
@@ -74,9 +74,8 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_finite(figures: dict[str, float], step: int) -> None:
-    if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-        raise TrainingError(
-            f"loss {figures['loss']}, gradient norm {figures['grad_norm']} at step {step}",
-            next_step="lower training.learning_rate, or raise training.schedule.warmup_fraction; the last checkpoint is sound",
-        )
+def _check_finite(unchecked: list[StepResult]) -> None:
+    """Checks the steps since the last look, first step first, and forgets them."""
+    for result in unchecked:
+        result.check_finite()
+    unchecked.clear()

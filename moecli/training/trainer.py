@@ -6,53 +6,34 @@ Shape letters beyond moe/routing.py: L layers that route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from moecli.data.batches import TrainBatches
+from moecli.data.batches import Batch
 from moecli.errors import MachineError
 from moecli.model.device import autocast
 from moecli.model.gpt import GPT
-from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation
+from moecli.moe.balance_sums import BalanceSums
+from moecli.moe.balancing import BiasUpdateConfig, updated_bias
+from moecli.moe.layers import FeedForward
 from moecli.moe.routing import RoutingRecord
 from moecli.training.config import TrainingConfig
-from moecli.training.objective import Losses, causal_lm_losses
+from moecli.training.objective import Losses, layer_sums, training_losses
 from moecli.training.optimizer import build_adamw
+from moecli.training.step_result import StepResult, StepSums
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step did, as tensors on the model's device: reading a number waits for the device, so it is left to the reader."""
+class Batches(Protocol):
+    """What a trainer steps through."""
 
-    losses: Tensor
-    """float32 [3]: cross-entropy, balance, router z; means over the micro-batches."""
-    grad_norm: Tensor
-    """Norm of the gradient before clipping."""
-    learning_rate: float
-    chosen_load_LE: Tensor | None
-    """int64, summed over the micro-batches; None where no layer routes."""
-    load_LE: Tensor | None
-    """The same after drops."""
+    seq_len: int
 
-    def figures(self) -> dict[str, float]:
-        """The step as plain numbers. Load figures are means over the layers, dead experts the sum."""
-        loss, balance, router_z = self.losses.tolist()
-        figures = {"loss": loss, "grad_norm": self.grad_norm.item(), "learning_rate": self.learning_rate}
-        if self.load_LE is None or self.chosen_load_LE is None:
-            return figures
-        chosen_load_LE, load_LE = self.chosen_load_LE.cpu(), self.load_LE.cpu()
-        return figures | {
-            "balance_loss": balance,
-            "z_loss": router_z,
-            "load_cv": coefficient_of_variation(load_LE).mean().item(),
-            "max_violation": max_violation(load_LE).mean().item(),
-            "dropped_fraction": dropped_fraction(chosen_load_LE, load_LE).mean().item(),
-            "dead_experts": int(dead_experts(load_LE).sum().item()),
-        }
+    def batch(self, index: int) -> Batch:
+        """Micro-batch number `index`, from 0, the same at every call."""
+        ...
 
 
 class Trainer:
@@ -64,7 +45,7 @@ class Trainer:
         config: everything about training.
     """
 
-    def __init__(self, model: GPT, batches: TrainBatches, config: TrainingConfig) -> None:
+    def __init__(self, model: GPT, batches: Batches, config: TrainingConfig) -> None:
         self.model = model
         self.batches = batches
         self.config = config
@@ -76,35 +57,66 @@ class Trainer:
         """Does optimizer step number `step`, counted from 0."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = torch.zeros(3, device=self.device)
-        chosen_load_LE, load_LE = None, None
         num_micro_batches = self.config.gradient_accumulation
-        for index in range(step * num_micro_batches, (step + 1) * num_micro_batches):
-            micro_losses, records = self._forward_backward(index)
-            losses += torch.stack((micro_losses.cross_entropy, micro_losses.balance, micro_losses.router_z)).detach() / num_micro_batches
-            chosen_load_LE = _add(chosen_load_LE, [record.chosen_load_E for record in records])
-            load_LE = _add(load_LE, [record.load_E for record in records])
+        micro_batches = range(step * num_micro_batches, (step + 1) * num_micro_batches)
+        whole = self._sums_ahead(micro_batches) if self._judges_whole_step else None
+        sums: StepSums | None = None
+        for index in micro_batches:
+            losses, records = self._forward_backward(index, whole)
+            part = StepSums.of_micro_batch(losses, records)
+            sums = part if sums is None else sums + part
+        assert sums is not None
         max_norm = float("inf") if self.config.clip_norm is None else self.config.clip_norm
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         learning_rate = self._set_learning_rate(step)
         self.optimizer.step()
-        return StepResult(losses, grad_norm, learning_rate, chosen_load_LE, load_LE)
+        routed = {layer: ffn for layer, ffn in enumerate(self.model.feed_forwards()) if ffn.routes}
+        if self.config.bias_update is not None and sums.chosen_load_LE is not None:
+            _update_biases(routed.values(), sums.chosen_load_LE, self.config.bias_update)
+        return StepResult(step, sums, num_micro_batches, grad_norm, learning_rate, tuple(routed))
 
-    def _forward_backward(self, index: int) -> tuple[Losses, list[RoutingRecord]]:
+    @property
+    def _judges_whole_step(self) -> bool:
+        return self.config.balance_scope == "global-batch" and self.config.gradient_accumulation > 1
+
+    @torch.no_grad()
+    def _sums_ahead(self, micro_batches: Sequence[int]) -> list[BalanceSums]:
+        """The routing of the whole step, from a pass of its own with the random draws that training will see again."""
+        whole: list[BalanceSums] | None = None
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            for index in micro_batches:
+                _, _, records = self._run(index)
+                sums = [part.detach() for part in layer_sums(records, self.config)]
+                whole = sums if whole is None else [total + part for total, part in zip(whole, sums, strict=True)]
+        assert whole is not None
+        return whole
+
+    def _forward_backward(self, index: int, whole: Sequence[BalanceSums] | None) -> tuple[Losses, list[RoutingRecord]]:
+        logits_BSV, targets_BS, records = self._run(index)
+        losses = training_losses(logits_BSV, targets_BS, records, self.config, whole)
+        (losses.total / self.config.gradient_accumulation).backward()
+        return losses, records
+
+    def _run(self, index: int) -> tuple[Tensor, Tensor, list[RoutingRecord]]:
+        """Logits, targets and the records of the layers that route."""
         batch = self.batches.batch(index).to(self.device)
         with autocast(self.device, self.config.precision):
             logits_BSV, records = self._forward(batch.ids_BS)
-        losses = causal_lm_losses(
-            logits_BSV, batch.targets_BS, records, balance_weight=self.config.balance_loss, z_weight=self.config.z_loss
-        )
-        (losses.total / self.config.gradient_accumulation).backward()
-        return losses, [record for record in records if record is not None]
+        return logits_BSV, batch.targets_BS, [record for record in records if record is not None]
 
     def _set_learning_rate(self, step: int) -> float:
         learning_rate = self.config.learning_rate * self.config.schedule.factor(step, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
+
+
+def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config: BiasUpdateConfig) -> None:
+    """Moves the selection bias of each layer that has one."""
+    for ffn, chosen_load_E in zip(routed, chosen_load_LE, strict=True):
+        if ffn.selection_bias_E is not None:
+            ffn.selection_bias_E.copy_(updated_bias(ffn.selection_bias_E, chosen_load_E, config))
 
 
 def _compiled(model: GPT) -> Callable[..., Any]:
@@ -122,10 +134,3 @@ def _compiled(model: GPT) -> Callable[..., Any]:
             raise MachineError(what, where="training.compile", next_step=next_step) from error
 
     return call
-
-
-def _add(sum_LE: Tensor | None, loads: Sequence[Tensor]) -> Tensor | None:
-    if not loads:
-        return None
-    loads_LE = torch.stack(list(loads))
-    return loads_LE if sum_LE is None else sum_LE + loads_LE

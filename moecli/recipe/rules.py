@@ -1,0 +1,55 @@
+"""The rules between the sections of a recipe: what model, objective and training must agree on.
+
+Knows what configs declare about themselves. Must not know any router or feed-forward kind by name.
+"""
+
+from __future__ import annotations
+
+from moecli.errors import FieldProblem
+from moecli.moe.feed_forward import FeedForwardConfig
+from moecli.training.config import TrainingConfig
+
+FFN = "model.ffn"
+
+
+def leak_problems(ffn: FeedForwardConfig, *, allow_future_leak: bool) -> list[FieldProblem]:
+    """A causal language model whose tokens see their future cheats in training and can't generate: it has to be asked for."""
+    if allow_future_leak:
+        return []
+    return [
+        FieldProblem(
+            f"{FFN}.{leak.field}",
+            f"lets a token see its own future in a causal language model: {leak.why}",
+            allowed=f"{leak.instead}; objective: masked-lm; or allow_future_leak: true, and every report says so",
+            involves=("objective", "allow_future_leak"),
+        )
+        for leak in ffn.leaks()
+        if leak.sees == "future"
+    ]
+
+
+def balance_problems(ffn: FeedForwardConfig, training: TrainingConfig) -> list[FieldProblem]:
+    """Balance rules that the feed-forward block has nothing for."""
+    problems = []
+    if training.bias_update is not None and not ffn.has_selection_bias:
+        what = "there is no selection bias to move"
+        allowed = f"null, or a router with a bias ({FFN}.router: kind: sigmoid_topk, or kind: topk with selection_bias: true)"
+        problems.append(FieldProblem("training.bias_update", what, allowed=allowed, involves=(f"{FFN}.router",)))
+    if training.load_loss and not ffn.estimates_load:
+        what = "the router has no noise to estimate its load by, or chooses all experts"
+        allowed = f"0, or {FFN}.router.kind noisy_topk (top_k less than num_experts) or vmoe_topk (noise_std above 0)"
+        problems.append(FieldProblem("training.load_loss", what, allowed=allowed, involves=(f"{FFN}.router",)))
+    return problems
+
+
+def batch_problems(ffn: FeedForwardConfig, training: TrainingConfig, evaluation_batch_size: int) -> list[FieldProblem]:
+    """Numbers of sequences that the feed-forward block can't work with, in training and in evaluation."""
+    sizes = [
+        (training.micro_batch_size, ("training.batch_size", "training.gradient_accumulation")),
+        (evaluation_batch_size, ("evaluation.batch_size",)),
+    ]
+    return [
+        FieldProblem(f"{FFN}.{problem.field}", problem.what, allowed=problem.allowed, involves=keys)
+        for size, keys in sizes
+        for problem in ffn.problems_with_batch(size)
+    ]

@@ -1,0 +1,107 @@
+"""What one optimizer step did.
+
+Knows losses and loads. Must not know how the step was made.
+Shape letters beyond moe/routing.py: L layers that route.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moecli.errors import TrainingError
+from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation
+from moecli.moe.routing import RoutingRecord
+from moecli.training.objective import Losses
+
+SOUND_CHECKPOINT = "the last checkpoint is sound"
+
+
+@dataclass(frozen=True, slots=True)
+class StepSums:
+    """What is added up over the micro-batches of a step, detached, on the model's device."""
+
+    losses: dict[str, Tensor]
+    """`loss` (cross-entropy) and the router losses, unweighted."""
+    chosen_load_LE: Tensor | None
+    """int64, before drops; None where no layer routes."""
+    load_LE: Tensor | None
+    """int64, after drops."""
+    logit_sum_L: Tensor | None
+    """The sum of each layer's router logits: not finite where one of them is not."""
+
+    @classmethod
+    def of_micro_batch(cls, losses: Losses, records: Sequence[RoutingRecord]) -> StepSums:
+        named = {"loss": losses.cross_entropy} | losses.router
+        detached = {name: loss.detach() for name, loss in named.items()}
+        if not records:
+            return cls(detached, None, None, None)
+        return cls(
+            losses=detached,
+            chosen_load_LE=torch.stack([record.chosen_load_E for record in records]),
+            load_LE=torch.stack([record.load_E for record in records]),
+            logit_sum_L=torch.stack([record.routing.logits_TE.detach().sum() for record in records]),
+        )
+
+    def __add__(self, other: StepSums) -> StepSums:
+        return StepSums(
+            losses={name: loss + other.losses[name] for name, loss in self.losses.items()},
+            chosen_load_LE=_sum(self.chosen_load_LE, other.chosen_load_LE),
+            load_LE=_sum(self.load_LE, other.load_LE),
+            logit_sum_L=_sum(self.logit_sum_L, other.logit_sum_L),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Holds tensors on the model's device: reading a number waits for the device, so it is left to the reader."""
+
+    step: int
+    """Counted from 0."""
+    sums: StepSums
+    num_micro_batches: int
+    grad_norm: Tensor
+    """Norm of the gradient before clipping."""
+    learning_rate: float
+    routed_layers: tuple[int, ...]
+    """The number of each of the L layers in the model."""
+
+    def figures(self) -> dict[str, float]:
+        """The step as plain numbers. Losses are means over micro-batches, load figures over layers, dead experts the sum."""
+        figures = {name: loss.item() / self.num_micro_batches for name, loss in self.sums.losses.items()}
+        figures |= {"grad_norm": self.grad_norm.item(), "learning_rate": self.learning_rate}
+        if self.sums.load_LE is None or self.sums.chosen_load_LE is None:
+            return figures
+        chosen_load_LE, load_LE = self.sums.chosen_load_LE.cpu(), self.sums.load_LE.cpu()
+        return figures | {
+            "load_cv": coefficient_of_variation(load_LE).mean().item(),
+            "max_violation": max_violation(load_LE).mean().item(),
+            "dropped_fraction": dropped_fraction(chosen_load_LE, load_LE).mean().item(),
+            "dead_experts": int(dead_experts(load_LE).sum().item()),
+        }
+
+    def check_finite(self) -> None:
+        """Raises TrainingError if router logits, loss or gradient are not finite, with the step and the first layer where it shows."""
+        done = self.step + 1
+        if self.sums.logit_sum_L is not None:
+            sums = zip(self.routed_layers, self.sums.logit_sum_L.tolist(), strict=True)
+            broken = [layer for layer, value in sums if not math.isfinite(value)]
+            if broken:
+                raise TrainingError(
+                    f"router logits of layer {broken[0]} are not finite at step {done}",
+                    next_step=f"lower training.learning_rate or training.clip_norm, or raise training.z_loss; {SOUND_CHECKPOINT}",
+                )
+        loss, grad_norm = self.sums.losses["loss"].item() / self.num_micro_batches, self.grad_norm.item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingError(
+                f"loss {loss}, gradient norm {grad_norm} at step {done}",
+                next_step=f"lower training.learning_rate, or raise training.schedule.warmup_fraction; {SOUND_CHECKPOINT}",
+            )
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return None if first is None or second is None else first + second
