@@ -29,5 +29,5 @@ def test_a_shipped_recipe_is_valid_named_like_its_file_and_says_what_it_costs(na
     assert re.search(r"^# cost: .*\d+ s", header, flags=re.MULTILINE)
     assert re.search(r"^# result: .*\d\.\d", header, flags=re.MULTILINE)
     assert f"moecli train recipes/{name}.yaml" in header
-    cost = plan_training(loaded.recipe, vocab_size=1024).cost
+    cost = plan_training(loaded.recipe, tokenizer_vocab_size=1024).cost
     assert 0 < cost.params_active <= cost.params_total

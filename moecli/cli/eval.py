@@ -13,6 +13,7 @@ import typer
 
 from moecli.cli import console
 from moecli.cli.options import JsonOption
+from moecli.cli.words import token_word
 
 EPILOG = "Examples: `moecli eval outputs/quickstart/...`, `moecli eval RUN --text notes.txt --json`."
 
@@ -28,7 +29,7 @@ def eval_command(
     split: Annotated[SplitName, typer.Option(help="Which part of the recipe's corpus.")] = SplitName.validation,
     as_json: JsonOption = False,
 ) -> None:
-    """Held-out loss of a trained run: pure cross-entropy, perplexity, bits per byte."""
+    """Held-out loss of a trained run: pure cross-entropy, perplexity, bits per byte (none for masked-lm, which predicts a sample)."""
     from moecli.workflows.eval import evaluate_run
 
     result = evaluate_run(run, text=text or [], split=split.value)
@@ -36,12 +37,15 @@ def eval_command(
         console.print_json(result.to_json())
         return
     evaluation = result.evaluation
-    out = console.stdout()
-    for line in (
+    token = token_word(evaluation.is_masked)
+    lines = [
         f"checkpoint    {result.checkpoint}",
-        f"text          {result.corpus} ({result.split}): {evaluation.tokens:,} tokens, {evaluation.num_bytes:,} bytes",
-        f"loss          {evaluation.loss:.6f} nats/token",
+        f"text          {result.corpus} ({result.split}): {evaluation.tokens:,} {token}s, {evaluation.num_bytes:,} bytes",
+        f"loss          {evaluation.loss:.6f} nats/{token}",
         f"perplexity    {evaluation.perplexity:.4f}",
-        f"bits per byte {evaluation.bits_per_byte:.4f}",
-    ):
+    ]
+    if evaluation.bits_per_byte is not None:
+        lines.append(f"bits per byte {evaluation.bits_per_byte:.4f}")
+    out = console.stdout()
+    for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from moecli.cli.words import big_number
+from moecli.cli.words import big_number, token_word
+from moecli.evaluation.evaluate import Evaluation
 from moecli.workflows.events import CheckpointSaved, Event, Stage, StepLogged, TrainingStarted, Validated
 
 # Without a terminal, a line for every logged step would fill a log file.
@@ -52,10 +53,7 @@ class TrainProgress:
             case StepLogged(figures):
                 self._step(figures)
             case Validated(step, evaluation):
-                self._say(
-                    f"step {step}: validation loss {evaluation.loss:.4f} nats/token, perplexity {evaluation.perplexity:.2f}, "
-                    f"{evaluation.bits_per_byte:.3f} bits/byte"
-                )
+                self._say(f"step {step}: validation loss {quality_text(evaluation)}")
             case CheckpointSaved(path):
                 self._say(f"saved {path}")
 
@@ -89,6 +87,12 @@ class TrainProgress:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def quality_text(evaluation: Evaluation) -> str:
+    """A loss and what follows from it."""
+    text = f"{evaluation.loss:.4f} nats/{token_word(evaluation.is_masked)}, perplexity {evaluation.perplexity:.2f}"
+    return text if evaluation.bits_per_byte is None else f"{text}, {evaluation.bits_per_byte:.3f} bits/byte"
 
 
 def figures_text(figures: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from moecli.analysis.load_report import LayerLoad, LoadReport
-from moecli.cli.words import big_number, num_bytes
+from moecli.cli.train_progress import quality_text
+from moecli.cli.words import big_number, num_bytes, token_word
 from moecli.workflows.plan import TrainingPlan
 from moecli.workflows.train import TrainResult
 
@@ -28,11 +29,7 @@ def print_summary(console: Console, result: TrainResult) -> None:
     speed = "" if result.tokens_per_s is None else f" at {result.tokens_per_s:,.0f} tokens/s"
     _say(console, "")
     _say(console, f"{result.steps:,} steps, {big_number(result.tokens)} tokens{speed}; {result.wall_s:.0f} s in all")
-    _say(
-        console,
-        f"validation: {evaluation.loss:.4f} nats/token, perplexity {evaluation.perplexity:.2f}, {evaluation.bits_per_byte:.3f} bits/byte "
-        f"over {evaluation.tokens:,} tokens",
-    )
+    _say(console, f"validation: {quality_text(evaluation)} over {evaluation.tokens:,} {token_word(evaluation.is_masked)}s")
     if result.load.layers:
         _say(console, "")
         console.print(load_table(result.load))

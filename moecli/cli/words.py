@@ -14,6 +14,11 @@ def big_number(number: float) -> str:
     return f"{number:.0f}"
 
 
+def token_word(is_masked: bool) -> str:
+    """The token that a loss is taken over."""
+    return "masked token" if is_masked else "token"
+
+
 def num_bytes(number: float) -> str:
     """2,000,000 -> "2.0 MB" (powers of 1,000)."""
     for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -17,15 +17,18 @@ from torch import Tensor
 from moecli.data.token_split import TokenSplit
 from moecli.errors import DataError
 
+# The target where nothing is to be predicted: torch's cross-entropy leaves it out.
+IGNORED = -100
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences of tokens, the token that follows each, and what is known about it."""
+    """Sequences of tokens, what is to be predicted at each, and what is known about it."""
 
     ids_BS: Tensor
     """int64."""
     targets_BS: Tensor
-    """int64: the token after each of `ids_BS`."""
+    """int64: the token after each of `ids_BS`; in a masked batch the token that is hidden there, and IGNORED where none is."""
     labels: dict[str, Tensor]
     """From the name of a label to [B, S] int64: the labels of `ids_BS`, numbered as in `TokenSplit.label_names`."""
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from moecli.config import Config, NonNegativeInt, PositiveInt
-from moecli.data.batches import Batch
+from moecli.data.batches import IGNORED, Batch
 from moecli.model.device import Precision, autocast
 from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
@@ -39,21 +39,23 @@ class Evaluation:
     tokens: int
     """Tokens that were predicted."""
     num_bytes: int
-    """UTF-8 bytes of the text that those tokens spell."""
+    """UTF-8 bytes of the whole text."""
+    is_masked: bool = False
+    """The tokens are those that were hidden from a bidirectional model: a sample of the text."""
 
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
-    def bits_per_byte(self) -> float:
-        """Comparable between tokenizers, as nats per token are not."""
-        return self.loss * self.tokens / math.log(2) / self.num_bytes
+    def bits_per_byte(self) -> float | None:
+        """Comparable between tokenizers, as nats per token are not. None for masked tokens: a sample doesn't spell the text."""
+        return None if self.is_masked else self.loss * self.tokens / math.log(2) / self.num_bytes
 
 
 @torch.no_grad()
 def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None) -> Evaluation:
-    """Mean cross-entropy over all tokens of the batches, each token once.
+    """Mean cross-entropy over all targets of the batches, each once.
 
     Args:
         model: put into evaluation mode and left in it.
@@ -70,8 +72,8 @@ def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Pr
         batch = batch.to(device)
         with autocast(device, precision):
             logits_BSV, records = model(batch.ids_BS)
-        nats += F.cross_entropy(logits_BSV.float().flatten(0, 1), batch.targets_BS.flatten(), reduction="sum").cpu()
-        tokens += batch.targets_BS.numel()
+        nats += F.cross_entropy(logits_BSV.float().flatten(0, 1), batch.targets_BS.flatten(), ignore_index=IGNORED, reduction="sum").cpu()
+        tokens += int((batch.targets_BS != IGNORED).sum())
         if observe is not None:
             observe(batch, records)
-    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes)
+    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes, is_masked=not model.config.is_causal)

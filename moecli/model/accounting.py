@@ -61,9 +61,9 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
     feed_forward_params = sum(_num_params(ffn) for ffn in feed_forwards)
     active = total - feed_forward_params + sum(ffn.num_active_params for ffn in feed_forwards)
     embedding = 0 if config.tie_embeddings else model.embedding.weight.numel()
-    norms = sum(_num_params(module) for module in model.modules() if isinstance(module, nn.RMSNorm))
-    # All that is left beside the feed-forward blocks multiplies: no biases, and a tied embedding is used as a matrix once.
-    matmul_params = total - feed_forward_params - embedding - norms
+    vectors = sum(parameter.numel() for name, parameter in model.named_parameters() if parameter.ndim == 1 and ".ffn." not in name)
+    # All that is left beside the feed-forward blocks multiplies, but for norms and biases; a tied embedding is used as a matrix once.
+    matmul_params = total - feed_forward_params - embedding - vectors
     assert config.head_dim is not None
     attention = config.num_layers * 4 * seq_len * config.num_heads * config.head_dim
     return ModelCost(

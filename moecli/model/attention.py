@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped queries, rotary positions and optional norms on queries and keys.
+"""Self-attention, causal or in both directions, with grouped queries, rotary positions and optional norms on queries and keys.
 
 Knows one sequence tensor at a time. Must not know the block around it.
 Shape letters beyond moe/routing.py: N heads, K head width, V vocabulary.
@@ -14,30 +14,39 @@ from moecli.model.config import GPTConfig
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(K) + causal mask) v, with num_heads / num_kv_heads queries to a key (GQA, arXiv 2305.13245)."""
+    """softmax(q k^T / sqrt(K) + mask) v, with num_heads / num_kv_heads queries to a key (GQA, arXiv 2305.13245)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         assert config.head_dim is not None and config.num_kv_heads is not None
+        self.is_causal = config.is_causal
         self.head_dim = config.head_dim
         self.rope_theta = config.rope_theta
         self.is_grouped = config.num_kv_heads < config.num_heads
         query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.d_model, query_width, bias=False)
-        self.k_proj = nn.Linear(config.d_model, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.d_model, kv_width, bias=False)
+        self.q_proj = nn.Linear(config.d_model, query_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(query_width, config.d_model, bias=False)
         self.norms_whole_width = config.qk_norm == "full"
         self.q_norm = _qk_norm(config, query_width)
         self.k_norm = _qk_norm(config, kv_width)
 
-    def forward(self, x_BSD: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, is_padding_BS: Tensor | None = None) -> Tensor:
+        """Where `is_padding_BS` (bool) is True, a token is seen by no other."""
         q_BNSK = self._heads(self.q_proj(x_BSD), self.q_norm)
         k_BNSK = self._heads(self.k_proj(x_BSD), self.k_norm)
         v_BNSK = self._heads(self.v_proj(x_BSD), norm=None)
         cos_SK, sin_SK = rotary_angles(x_BSD.shape[1], self.head_dim, self.rope_theta, x_BSD.device)
+        # Kernels that need no mask are the fast ones: there is one only where there is padding.
+        mask_B1SS = None if is_padding_BS is None else visible(is_padding_BS, self.is_causal)
         y_BNSK = F.scaled_dot_product_attention(
-            rotate(q_BNSK, cos_SK, sin_SK), rotate(k_BNSK, cos_SK, sin_SK), v_BNSK, is_causal=True, enable_gqa=self.is_grouped
+            rotate(q_BNSK, cos_SK, sin_SK),
+            rotate(k_BNSK, cos_SK, sin_SK),
+            v_BNSK,
+            attn_mask=mask_B1SS,
+            is_causal=self.is_causal and mask_B1SS is None,
+            enable_gqa=self.is_grouped,
         )
         return self.o_proj(y_BNSK.transpose(1, 2).flatten(2))
 
@@ -47,6 +56,15 @@ class Attention(nn.Module):
             x_BSW = _in_float32(norm, x_BSW)
         x_BNSK = x_BSW.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         return _in_float32(norm, x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
+
+
+def visible(is_padding_BS: Tensor, is_causal: bool) -> Tensor:
+    """Which token (third axis) sees which (last axis), bool [B, 1, S, S]. A token always sees itself: a softmax over none is no number."""
+    length = is_padding_BS.shape[1]
+    square_SS = torch.ones(length, length, dtype=torch.bool, device=is_padding_BS.device)
+    visible_BSS = ~is_padding_BS[:, None, :] & (square_SS.tril() if is_causal else square_SS)
+    itself_SS = torch.eye(length, dtype=torch.bool, device=is_padding_BS.device)
+    return (visible_BSS | itself_SS)[:, None]
 
 
 def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:

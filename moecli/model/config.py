@@ -44,7 +44,7 @@ class MoELayersConfig(Config):
 
 
 class GPTConfig(Config):
-    """A pre-norm decoder: RMSNorm, RoPE, grouped-query attention, a feed-forward block of any kind. No biases, no dropout."""
+    """A pre-norm transformer: RMSNorm, RoPE, grouped-query attention, a feed-forward block of any kind. No dropout."""
 
     d_model: ModelWidth = 128
     """Width of the residual stream."""
@@ -58,6 +58,8 @@ class GPTConfig(Config):
     """Width of one head. Default: d_model / num_heads."""
     qk_norm: Literal["none", "head", "full"] = "none"
     """RMSNorm on queries and keys: over each head (Qwen3) or over all heads together (OLMoE)."""
+    qkv_bias: bool = False
+    """Add a bias to queries, keys and values (Qwen1.5 and Qwen2)."""
     rope_theta: PositiveFloat = 10000.0
     """Base of the rotary frequencies."""
     norm_eps: PositiveFloat = 1e-5
@@ -74,6 +76,13 @@ class GPTConfig(Config):
     """Which layers get it."""
     dense_d_ff: PositiveInt | None = None
     """Hidden width of the mlp in the layers that moe_layers leaves out. Default: 4 * d_model."""
+    causal: bool | None = None
+    """Whether tokens attend to those before them alone. Default: what the objective needs, true for causal-lm, false for masked-lm."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Without an objective, as in checkpoints from before there were two, null means causal."""
+        return self.causal is not False
 
     def model_post_init(self, context: Any, /) -> None:
         object.__setattr__(self, "ffn", self.ffn.with_default_widths(self.d_model))

@@ -22,8 +22,8 @@ def build_gpt(config: GPTConfig, vocab_size: int, seed: int) -> GPT:
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:  # the scale of a norm
-            nn.init.ones_(parameter)
+        if parameter.ndim == 1:  # a bias, or the scale of a norm
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
             continue
         is_residual = any(part in RESIDUAL_PROJECTIONS for part in name.split("."))
         std = config.init_std / (2 * config.num_layers) ** 0.5 if is_residual else config.init_std

@@ -14,6 +14,9 @@ from torch import Tensor
 from moecli.moe.capacity import CapacityConfig, expert_capacity, keep_within_capacity, move_to_experts_with_room
 from moecli.moe.routing import Routing, RoutingRecord
 
+# The least probability that is divided by: its square is still above 0 in float32, so the gradient of the quotient stays finite.
+MIN_DIVISOR = 1e-18
+
 
 @dataclass(frozen=True, slots=True)
 class ExpertQueues:
@@ -72,5 +75,5 @@ def _relative_prob(routing: Routing, expert_ids_A: Tensor) -> Tensor:
     """
     new_prob_A = routing.probs_TE[routing.token_ids_A, expert_ids_A]
     chosen_prob_A = routing.probs_TE[routing.token_ids_A, routing.expert_ids_A]
-    ratio_A = new_prob_A / chosen_prob_A.clamp(min=torch.finfo(chosen_prob_A.dtype).tiny)
+    ratio_A = new_prob_A / chosen_prob_A.clamp(min=MIN_DIVISOR)
     return torch.where(expert_ids_A == routing.expert_ids_A, torch.ones_like(ratio_A), ratio_A)

@@ -190,15 +190,16 @@ class BatchMixer(nn.Module):
             logits_BSE = F.linear(x_BSD.float(), self.weight.float())
         is_absent_BS = _with_missing_rows(_padding_BS(tokens), logits_BSE, num_missing)
         padded_BSE = _without(F.pad(logits_BSE, (0, 0, 0, 0, 0, num_missing)), is_absent_BS)
-        weights_GNSE = padded_BSE.unflatten(0, (-1, self.group_size)).softmax(dim=1)  # N = sequences of a group
+        log_weights_GNSE = padded_BSE.unflatten(0, (-1, self.group_size)).log_softmax(dim=1)  # N = sequences of a group
+        weights_GNSE = log_weights_GNSE.exp()
         x_GNSD = F.pad(x_BSD, (0, 0, 0, 0, 0, num_missing)).unflatten(0, (-1, self.group_size))
         mixed_EGSD = torch.einsum("gnse,gnsd->egsd", weights_GNSE.to(x_BSD.dtype), x_GNSD)
         out_END = experts.forward_own(mixed_EGSD.flatten(1, 2))
         out_EGSD = out_END.unflatten(1, (-1, seq_len))
         y_BSD = torch.einsum("gnse,egsd->gnsd", weights_GNSE.to(out_EGSD.dtype), out_EGSD).flatten(0, 1)[:batch_size]
-        weights_TE = weights_GNSE.detach().flatten(0, 1)[:batch_size].flatten(0, 1)
-        # A token's weights need not sum to 1 over the experts; as a distribution they are divided by their sum.
-        probs_TE = weights_TE / weights_TE.sum(dim=-1, keepdim=True)
+        log_weights_TE = log_weights_GNSE.detach().flatten(0, 1)[:batch_size].flatten(0, 1)
+        # A token's weights need not sum to 1 over the experts; as a distribution they are divided by their sum. (All may round to 0.)
+        weights_TE, probs_TE = log_weights_TE.exp(), log_weights_TE.softmax(dim=-1)
         return y_BSD, record_of_all(logits_BSE.detach().flatten(0, 1), probs_TE, weights_TE, seq_len, tokens)
 
 

@@ -68,5 +68,5 @@ def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "va
         checkpoint=checkpoint,
         corpus=", ".join(text) or recipe.data.corpus.kind,
         split="all" if text else split,
-        evaluation=evaluate_split(model, recipe, tokens),
+        evaluation=evaluate_split(model, recipe, tokens, tokenizer.vocab_size),
     )

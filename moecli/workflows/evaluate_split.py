@@ -5,14 +5,14 @@ Knows which parts of the recipe decide that. Must not know which command asks.
 
 from __future__ import annotations
 
-from moecli.data.batches import validation_batches
 from moecli.data.token_split import TokenSplit
 from moecli.evaluation.evaluate import Evaluation, Observer, evaluate
 from moecli.model.gpt import GPT
 from moecli.recipe.schema import Recipe
+from moecli.workflows.batches import evaluation_batches
 
 
-def evaluate_split(model: GPT, recipe: Recipe, split: TokenSplit, observe: Observer | None = None) -> Evaluation:
-    """Pure cross-entropy over all tokens of a split."""
-    batches = validation_batches(split, recipe.data.seq_len, recipe.evaluation.batch_size)
+def evaluate_split(model: GPT, recipe: Recipe, split: TokenSplit, tokenizer_vocab_size: int, observe: Observer | None = None) -> Evaluation:
+    """Pure cross-entropy over all tokens of a split, or for masked-lm over the same hidden ones at every call."""
+    batches = evaluation_batches(recipe, split, tokenizer_vocab_size)
     return evaluate(model, batches, split.num_bytes, recipe.training.precision, observe)

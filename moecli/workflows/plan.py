@@ -11,6 +11,7 @@ from typing import Any
 from moecli.data.prepare import prepare
 from moecli.model.accounting import ModelCost, TrainingMemory, model_cost, training_memory
 from moecli.recipe.schema import Recipe
+from moecli.workflows.batches import model_vocab_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class TrainingPlan:
     """Exact parameters and FLOPs; memory as tensors need it, without the allocator's and the libraries' own."""
 
     vocab_size: int
+    """Of the model."""
     cost: ModelCost
     memory: TrainingMemory
 
@@ -31,10 +33,11 @@ class TrainingPlan:
         }
 
 
-def plan_training(recipe: Recipe, vocab_size: int | None = None) -> TrainingPlan:
-    """Counts a recipe. Without a vocab_size it is taken from the tokenizer's config, or from its corpus where only that can tell."""
-    if vocab_size is None:
-        vocab_size = recipe.data.tokenizer.known_vocab_size or prepare(recipe.data).tokenizer.vocab_size
+def plan_training(recipe: Recipe, tokenizer_vocab_size: int | None = None) -> TrainingPlan:
+    """Counts a recipe. A size that isn't given is taken from the tokenizer's config, or from its corpus where only that can tell."""
+    if tokenizer_vocab_size is None:
+        tokenizer_vocab_size = recipe.data.tokenizer.known_vocab_size or prepare(recipe.data).tokenizer.vocab_size
+    vocab_size = model_vocab_size(recipe, tokenizer_vocab_size)
     seq_len = recipe.data.seq_len
     return TrainingPlan(
         vocab_size=vocab_size,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from moecli.analysis.load_report import LoadCollector, LoadReport
-from moecli.data.batches import Batch, TrainBatches
+from moecli.data.batches import Batch
 from moecli.data.prepare import PreparedData, prepare
 from moecli.errors import Interrupted, RunError
 from moecli.evaluation.evaluate import Evaluation
@@ -31,6 +31,7 @@ from moecli.training.loop import Hooks, run_loop
 from moecli.training.metric_log import MetricLog
 from moecli.training.state import load_state, save_state
 from moecli.training.trainer import Trainer
+from moecli.workflows.batches import model_vocab_size, training_batches
 from moecli.workflows.environment import describe_environment
 from moecli.workflows.evaluate_split import evaluate_split
 from moecli.workflows.events import CheckpointSaved, Listener, Stage, StepLogged, TrainingStarted, Validated
@@ -140,9 +141,9 @@ def train(
 def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, resumed: RunDir | None) -> tuple[Trainer, int]:
     """A trainer with fresh weights, or with those of the latest checkpoint; and the number of steps done."""
     torch.manual_seed(recipe.seed)
-    batches = TrainBatches(data.train, recipe.data.seq_len, recipe.training.micro_batch_size, recipe.seed)
+    batches = training_batches(recipe, data.train, data.tokenizer.vocab_size)
     if resumed is None:
-        model = build_gpt(recipe.model, data.tokenizer.vocab_size, recipe.seed)
+        model = build_gpt(recipe.model, model_vocab_size(recipe, data.tokenizer.vocab_size), recipe.seed)
         return Trainer(model.to(device), batches, recipe.training), 0
     checkpoint = resumed.latest.resolve()
     trainer = Trainer(load_model(checkpoint).to(device), batches, recipe.training)
@@ -221,7 +222,7 @@ class _Job:
             if collector is not None:
                 collector.add(records)
 
-        return evaluate_split(self.trainer.model, self.recipe, self.data.validation, observe)
+        return evaluate_split(self.trainer.model, self.recipe, self.data.validation, self.data.tokenizer.vocab_size, observe)
 
     def _validated(self, step: int, evaluation: Evaluation) -> None:
         with writing(self.run.metrics):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moecli.data.batches import Batch
+from moecli.data.batches import IGNORED, Batch
 from moecli.evaluation.evaluate import Evaluation, evaluate
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
@@ -49,6 +49,23 @@ def test_each_token_counts_once_however_the_batches_are_cut(model):
         ]
     assert evaluation.tokens == 3 * 7 + 2
     assert evaluation.loss == pytest.approx(sum(nats) / 23, rel=1e-6)
+
+
+def test_of_masked_batches_the_predicted_tokens_alone_count_and_there_are_no_bits_per_byte():
+    config = GPTConfig(d_model=8, num_layers=2, num_heads=2, init_std=0.5, causal=False)
+    model = build_gpt(config, VOCAB, seed=0)
+    ids_BS, targets_BS = torch.randint(VOCAB, (2, 2, 6))
+    targets_BS[0, :4] = IGNORED
+    targets_BS[1, 1:] = IGNORED
+    batch = Batch(ids_BS, targets_BS, {})
+    evaluation = evaluate(model, [batch], num_bytes=50, precision="float32")
+    with torch.no_grad():
+        log_probs_BSV = model(batch.ids_BS)[0].log_softmax(dim=-1)
+    nats = [-log_probs_BSV[row, place, batch.targets_BS[row, place]].item() for row, place in ((0, 4), (0, 5), (1, 0))]
+    assert evaluation.tokens == 3
+    assert evaluation.loss == pytest.approx(sum(nats) / 3, rel=1e-6)
+    assert evaluation.perplexity == pytest.approx(math.exp(sum(nats) / 3), rel=1e-6)
+    assert evaluation.is_masked and evaluation.bits_per_byte is None
 
 
 def test_a_model_that_knows_nothing_pays_ln_vocab(model):

@@ -28,6 +28,15 @@ def test_a_dump_builds_the_same_config():
 
 
 @pytest.mark.parametrize(
+    ("options", "is_causal"), [({}, True), ({"causal": None}, True), ({"causal": True}, True), ({"causal": False}, False)]
+)
+def test_a_config_without_an_objective_is_causal_unless_it_says_no(options, is_causal):
+    config = GPTConfig.model_validate(options)
+    assert config.is_causal == is_causal
+    assert GPTConfig.model_validate(config.model_dump()) == config
+
+
+@pytest.mark.parametrize(
     ("options", "field"),
     [
         ({"d_model": 100, "num_heads": 3}, "num_heads"),

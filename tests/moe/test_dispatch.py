@@ -12,22 +12,29 @@ from moecli.moe.routing import Routing
 
 
 def routing_of(expert_ids: list[int], num_experts: int) -> Routing:
+    """One assignment per token, with its index as weight."""
     num_tokens = max(1, len(expert_ids))
     return Routing(
         logits_TE=torch.zeros(num_tokens, num_experts),
-        probs_TE=torch.zeros(num_tokens, num_experts),
+        probs_TE=torch.full((num_tokens, num_experts), 1 / num_experts),
         token_ids_A=torch.arange(len(expert_ids)),
         expert_ids_A=torch.tensor(expert_ids, dtype=torch.int64),
         weights_A=torch.arange(len(expert_ids), dtype=torch.float32),
+        choices_A=torch.zeros(len(expert_ids), dtype=torch.int64),
+        top_k=1,
+        seq_len=num_tokens,
     )
 
 
 def test_queues_by_hand():
-    queues, record = dispatch_dropless(routing_of([2, 0, 2, 1, 0], num_experts=4))
+    routing = routing_of([2, 0, 2, 1, 0], num_experts=4)
+    queues, record = dispatch_dropless(routing)
     assert queues.load_E.tolist() == [2, 1, 2, 0]
     assert queues.token_ids_A.tolist() == [1, 4, 3, 0, 2]
     assert queues.weights_A.tolist() == [1.0, 4.0, 3.0, 0.0, 2.0]
+    assert record.routing is routing
     assert record.kept_A.tolist() == [True] * 5
+    assert record.final_expert_ids_A.tolist() == [2, 0, 2, 1, 0]
     assert record.chosen_load_E.tolist() == record.load_E.tolist() == [2, 1, 2, 0]
 
 
@@ -35,10 +42,11 @@ def test_queues_by_hand():
 @given(data=st.data())
 def test_every_assignment_is_in_its_experts_queue_in_order(num_experts, data):
     expert_ids = data.draw(st.lists(st.integers(0, num_experts - 1), max_size=50))
-    queues, _ = dispatch_dropless(routing_of(expert_ids, num_experts))
+    queues, record = dispatch_dropless(routing_of(expert_ids, num_experts))
     expected = sorted(range(len(expert_ids)), key=lambda index: expert_ids[index])  # Python's sort is stable
     assert queues.token_ids_A.tolist() == expected
     assert queues.load_E.tolist() == [expert_ids.count(expert) for expert in range(num_experts)]
+    assert record.kept_A.tolist() == [True] * len(expert_ids)
 
 
 def test_count_load_counts_experts_without_tokens():

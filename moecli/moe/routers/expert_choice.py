@@ -45,7 +45,7 @@ class ExpertChoiceConfig(RouterConfig):
     def tokens_per_expert(self, pool_size: int, num_experts: int) -> int:
         """C, how many tokens of a pool an expert takes."""
         # The small number keeps products such as 1.1 * 10 from being rounded up to 12.
-        return min(pool_size, math.ceil(self.experts_per_token * pool_size / num_experts - 1e-9))
+        return min(pool_size, max(1, math.ceil(self.experts_per_token * pool_size / num_experts - 1e-9)))
 
 
 class ExpertChoiceRouter(Router):

@@ -1,0 +1,38 @@
+"""What the objective makes of the text: the batches of training and evaluation, and the ids that the model has to know.
+
+Knows which parts of the recipe decide that. Must not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moecli.data.batches import Batch, TrainBatches, validation_batches
+from moecli.data.masking import MaskedBatches, Masking, masked_validation
+from moecli.data.token_split import TokenSplit
+from moecli.recipe.schema import Recipe
+
+
+def model_vocab_size(recipe: Recipe, tokenizer_vocab_size: int) -> int:
+    """The ids of the model: those of the tokenizer, and for masked-lm the mask id after them."""
+    return tokenizer_vocab_size + 1 if recipe.objective == "masked-lm" else tokenizer_vocab_size
+
+
+def training_batches(recipe: Recipe, split: TokenSplit, tokenizer_vocab_size: int) -> TrainBatches | MaskedBatches:
+    """Micro-batches to train on.
+
+    Raises:
+        DataError: the split is shorter than one of them.
+    """
+    batches = TrainBatches(split, recipe.data.seq_len, recipe.training.micro_batch_size, recipe.seed)
+    return MaskedBatches(batches, _masking(recipe, tokenizer_vocab_size)) if recipe.objective == "masked-lm" else batches
+
+
+def evaluation_batches(recipe: Recipe, split: TokenSplit, tokenizer_vocab_size: int) -> Iterator[Batch]:
+    """A whole split, the same at every call."""
+    batches = validation_batches(split, recipe.data.seq_len, recipe.evaluation.batch_size)
+    return masked_validation(batches, _masking(recipe, tokenizer_vocab_size)) if recipe.objective == "masked-lm" else batches
+
+
+def _masking(recipe: Recipe, tokenizer_vocab_size: int) -> Masking:
+    return Masking(recipe.training.mask_rate, tokenizer_vocab_size, recipe.seed)
