@@ -3,22 +3,19 @@
     python -m benchmarks.quickstart            # seeds 1 2 3, about 10 minutes on 2 CPU cores
     python -m benchmarks.quickstart --seeds 1
 
-Knows the command line alone: what it measures is what a user gets. Prints a Markdown table.
+Knows the command line alone (runs.py). Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+from benchmarks.runs import RECIPES, Measured, train
+
+RECIPE = RECIPES / "quickstart.yaml"
 
 
 @dataclass(frozen=True)
@@ -27,16 +24,6 @@ class Arm:
 
     name: str
     overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One training."""
-
-    result: dict[str, Any]
-    """What `moecli train --json` printed."""
-    peak_bytes: int
-    """Largest resident memory of the process."""
 
 
 def arms() -> list[Arm]:
@@ -48,19 +35,6 @@ def arms() -> list[Arm]:
     assert isinstance(ffn, SparseMoEConfig) and ffn.d_expert is not None
     active_width = ffn.d_expert * ffn.router.model_dump()["top_k"]
     return [Arm("sparse", ()), Arm("mlp", ("model.ffn.kind=mlp", f"model.ffn.d_ff={active_width}"))]
-
-
-def train(arm: Arm, seed: int, out: Path) -> Measured:
-    """Runs `moecli train` in a process of its own."""
-    overrides = [text for override in (f"seed={seed}", *arm.overrides) for text in ("--set", override)]
-    command = [sys.executable, "-m", "moecli", "train", str(RECIPE), *overrides, "--out", str(out), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{arm.name}, seed {seed}: moecli train failed")
-    return Measured(json.loads(printed), usage.ru_maxrss * 1024)  # Linux counts in kilobytes
 
 
 def smallest_load(measured: Measured) -> float | None:
@@ -95,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
             for arm in arms():
-                measured = train(arm, seed, Path(folder) / f"{arm.name}-{seed}")
+                measured = train(RECIPE, (f"seed={seed}", *arm.overrides), Path(folder) / f"{arm.name}-{seed}")
                 losses.setdefault(arm.name, []).append(measured.result["val_loss"])
                 lines.append(row(arm, seed, measured))
     means = {name: sum(values) / len(values) for name, values in losses.items()}

@@ -22,6 +22,7 @@ from tests.moe.routers.against_oracle import (
     build,
     cases,
     entries_of,
+    large_case,
     largest,
     logits_of,
     quick,
@@ -47,6 +48,14 @@ def oracle(router: ExpertChoiceRouter, x_BSD: Tensor, padding_T: list[bool]) -> 
             for index in largest([probs[token][expert] for token in candidates], room):
                 expected.add(candidates[index], expert, 0, probs[candidates[index]][expert])
     return expected
+
+
+@pytest.mark.parametrize("pool", ["sequence", "batch"])
+@pytest.mark.parametrize("experts_per_token", [0.5, 1.0, 1.5, 2.0, 4.0, 6.0])
+def test_a_large_case_equals_the_oracle(experts_per_token, pool):
+    case = large_case(2)
+    router = build(ExpertChoiceConfig(experts_per_token=experts_per_token, pool=pool), 6)
+    assert_equals_oracle(router, oracle, case.x_BSD, case.tokens, case.seed)
 
 
 # One expert gives every token the probability 1, and no equation says whom it then takes.

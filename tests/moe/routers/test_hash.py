@@ -14,7 +14,18 @@ from moecli.config import LARGEST
 from moecli.moe.routers import HashConfig
 from moecli.moe.routers.hash import HashRouter, mixed_bits
 from moecli.moe.routing import Routing, Tokens
-from tests.moe.routers.against_oracle import D_MODEL, Case, Expected, assert_equals_oracle, build, cases, entries_of, largest, quick
+from tests.moe.routers.against_oracle import (
+    D_MODEL,
+    Case,
+    Expected,
+    assert_equals_oracle,
+    build,
+    cases,
+    entries_of,
+    large_case,
+    largest,
+    quick,
+)
 
 BITS = 2**64 - 1
 
@@ -46,6 +57,14 @@ def oracle_of(case: Case):
         return expected
 
     return oracle
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 6])
+def test_a_large_case_equals_the_oracle(top_k, train):
+    case = large_case(top_k)
+    router = build(HashConfig(top_k=top_k, seed=3), 6).train(train)
+    assert_equals_oracle(router, oracle_of(case), case.x_BSD, case.tokens, case.seed)
 
 
 @quick

@@ -21,6 +21,7 @@ from tests.moe.routers.against_oracle import (
     build,
     cases,
     entries_of,
+    large_case,
     largest,
     logits_of,
     normal_cdf,
@@ -53,6 +54,13 @@ def oracle(router: NoisyTopKRouter, x_BSD: Tensor, padding_T: list[bool]) -> Exp
                 kth_excluding = others[largest(others, top_k)[-1]]
                 expected.smooth_load.append(normal_cdf((clean[expert] - kth_excluding) / stds[expert]))
     return expected
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 5, 6])
+def test_a_large_case_equals_the_oracle(top_k, train):
+    case = large_case(top_k)
+    assert_equals_oracle(build(NoisyTopKConfig(top_k=top_k), 6).train(train), oracle, case.x_BSD, case.tokens, case.seed)
 
 
 @quick

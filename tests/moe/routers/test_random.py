@@ -13,7 +13,18 @@ from torch import Tensor
 from moecli.config import LARGEST
 from moecli.moe.routers import RandomConfig
 from moecli.moe.routers.random import RandomRouter
-from tests.moe.routers.against_oracle import D_MODEL, Case, Expected, assert_equals_oracle, build, cases, entries_of, largest, quick
+from tests.moe.routers.against_oracle import (
+    D_MODEL,
+    Case,
+    Expected,
+    assert_equals_oracle,
+    build,
+    cases,
+    entries_of,
+    large_case,
+    largest,
+    quick,
+)
 from tests.moe.routers.test_hash import bound, chi_square, draws_of
 
 
@@ -28,6 +39,14 @@ def oracle(router: RandomRouter, x_BSD: Tensor, padding_T: list[bool]) -> Expect
             for choice, expert in enumerate(largest(draws, top_k)):
                 expected.add(token, expert, choice, torch.tensor(1 / top_k, dtype=torch.float64))
     return expected
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 6])
+def test_a_large_case_equals_the_oracle(top_k, train):
+    case = large_case(top_k)
+    router = build(RandomConfig(top_k=top_k, seed=3), 6).train(train)
+    assert_equals_oracle(router, oracle, case.x_BSD, case.tokens, case.seed)
 
 
 @quick

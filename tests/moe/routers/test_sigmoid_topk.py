@@ -19,6 +19,7 @@ from tests.moe.routers.against_oracle import (
     build,
     cases,
     entries_of,
+    large_case,
     largest,
     logits_of,
     quick,
@@ -47,6 +48,24 @@ def oracle(router: SigmoidTopKRouter, x_BSD: Tensor, padding_T: list[bool]) -> E
                 weight = scores[expert] / total_chosen if config.normalize_weights else scores[expert]
                 expected.add(token, expert, choice, config.scale * weight)
     return expected
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_weights": False, "scale": 2.5},
+        {"selection_bias": False},
+        {"num_groups": 3, "top_groups": 2, "scale": 2.5},
+        {"num_groups": 3, "top_groups": 2, "group_score": "max"},
+        {"num_groups": 2, "top_groups": 2},
+        {"num_groups": 6, "top_groups": 4, "group_score": "max", "selection_bias": False},
+    ],
+)
+def test_a_large_case_equals_the_oracle(options, top_k):
+    case = large_case(top_k)
+    assert_equals_oracle(build(SigmoidTopKConfig(top_k=top_k, **options), 6), oracle, case.x_BSD, case.tokens, case.seed)
 
 
 @quick

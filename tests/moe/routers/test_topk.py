@@ -20,6 +20,7 @@ from tests.moe.routers.against_oracle import (
     build,
     cases,
     entries_of,
+    large_case,
     largest,
     logits_of,
     quick,
@@ -49,6 +50,31 @@ def oracle(router: TopKRouter, x_BSD: Tensor, padding_T: list[bool]) -> Expected
             if is_kept and not padding_T[token]:
                 expected.add(token, expert, choice, probs[expert] / total if config.normalize_weights else probs[expert])
     return expected
+
+
+@pytest.mark.parametrize("top_k", [2, 3, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"normalize_weights": False},
+        {"selection_bias": True},
+        {"input_jitter": 0.1},
+        {"keep_threshold": 0.5},
+        {"normalize_weights": False, "selection_bias": True, "input_jitter": 0.1, "keep_threshold": 0.2},
+    ],
+)
+def test_a_large_case_equals_the_oracle(options, top_k):
+    case = large_case(top_k)
+    routing = assert_equals_oracle(build(TopKConfig(top_k=top_k, **options), 6), oracle, case.x_BSD, case.tokens, case.seed)
+    # 15 tokens that are not padding; the toss loses some of their choices.
+    assert (len(routing.token_ids_A) < 15 * top_k) == ("keep_threshold" in options)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_a_large_case_of_switch_equals_the_oracle(jitter):
+    case = large_case(1)
+    assert_equals_oracle(build(TopKConfig(top_k=1, input_jitter=jitter), 6), oracle, case.x_BSD, case.tokens, case.seed)
 
 
 @quick

@@ -20,6 +20,7 @@ from tests.moe.routers.against_oracle import (
     build,
     cases,
     entries_of,
+    large_case,
     largest,
     logits_of,
     normal_cdf,
@@ -47,6 +48,14 @@ def oracle(router: VMoETopKRouter, x_BSD: Tensor, padding_T: list[bool]) -> Expe
             threshold = noisy[chosen[-1]]
             expected.smooth_load += [1 - normal_cdf((threshold - clean[expert]) / sigma) for expert in range(num_experts)]
     return expected
+
+
+@pytest.mark.parametrize("noise_std", [0.5, 1.0, 6.0])
+@pytest.mark.parametrize("top_k", [1, 2, 5, 6])
+def test_a_large_case_equals_the_oracle(top_k, noise_std):
+    case = large_case(top_k)
+    router = build(VMoETopKConfig(top_k=top_k, noise_std=noise_std), 6)
+    assert_equals_oracle(router, oracle, case.x_BSD, case.tokens, case.seed)
 
 
 @quick
