@@ -60,7 +60,7 @@ def row(arm: str, results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[[], *TABLES], default=list(TABLES))
+    parser.add_argument("tables", nargs="*", default=list(TABLES), help=", ".join(TABLES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="laid over every arm")
@@ -77,7 +77,9 @@ def main() -> None:
 
             results = list(pool.map(run, work))
             print(f"\n{table}, seeds {arguments.seeds}\n")
-            print("| rule | val loss | per seed | perplexity | load CV | importance CV | MaxVio | dead experts |", "|---" * 8 + "|", sep="\n")
+            print(
+                "| rule | val loss | per seed | perplexity | load CV | importance CV | MaxVio | dead experts |", "|---" * 8 + "|", sep="\n"
+            )
             for index, (arm, _, _) in enumerate(TABLES[table]):
                 print(row(arm, results[index * len(arguments.seeds) : (index + 1) * len(arguments.seeds)]), flush=True)
 

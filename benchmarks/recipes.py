@@ -64,7 +64,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         runs = pool.map(lambda name: train(RECIPES / f"{name}.yaml", (), Path(folder) / name, threads=1), arguments.names)
-        lines = ["| recipe | val loss | active | total | FLOPs/token | load CV | MaxVio | dropped | tokens/s | seconds |", "|---" * 10 + "|"]
+        lines = [
+            "| recipe | val loss | active | total | FLOPs/token | load CV | MaxVio | dropped | tokens/s | seconds |",
+            "|---" * 10 + "|",
+        ]
         for name, measured in zip(arguments.names, runs, strict=True):
             lines.append(row(name, measured))
             if arguments.write:

@@ -14,6 +14,7 @@ from rich.text import Text
 from moecli.analysis.load_report import LayerLoad, LoadReport
 from moecli.cli.train_progress import quality_text
 from moecli.cli.words import big_number, num_bytes, token_word
+from moecli.recipe.leak_notes import leak_notes
 from moecli.workflows.plan import TrainingPlan
 from moecli.workflows.train import TrainResult
 
@@ -30,6 +31,8 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, "")
     _say(console, f"{result.steps:,} steps, {big_number(result.tokens)} tokens{speed}; {result.wall_s:.0f} s in all")
     _say(console, f"validation: {quality_text(evaluation)} over {evaluation.tokens:,} {token_word(evaluation.is_masked)}s")
+    for note in leak_notes(result.recipe):
+        _say(console, f"note: {note}")
     if result.load.layers:
         _say(console, "")
         console.print(load_table(result.load))
@@ -47,6 +50,7 @@ def print_plan(console: Console, plan: TrainingPlan) -> None:
     table.add_row("parameters, total", f"{cost.params_total:,}")
     table.add_row("parameters, active per token", f"{cost.params_active:,}")
     table.add_row("  of these without the input embedding", f"{cost.params_active_without_embedding:,}")
+    table.add_row("  and without the output layer", f"{cost.params_active_without_embedding_and_head:,}")
     table.add_row("FLOPs per token, forward", f"{cost.forward_flops_per_token:,}")
     table.add_row("FLOPs per token, training", f"{cost.train_flops_per_token:,}")
     for name, count in asdict(plan.memory).items():

@@ -26,9 +26,11 @@ class ModelCost:
     params_total: int
     """Every parameter; a tied embedding counts once."""
     params_active: int
-    """Parameters that one token uses, with both the input embedding and the output layer counted whole. Before drops; a soft MoE uses all."""
+    """Parameters that one token uses, with input embedding and output layer counted whole, before drops; a soft MoE uses all."""
     params_active_without_embedding: int
     """The same without the input embedding, of which a token only reads one row. Equal to the above where it is tied."""
+    params_active_without_embedding_and_head: int
+    """The same without the output layer too: what the blocks and the last norm use."""
     forward_flops_per_token: int
     """Multiplications and additions of all matrix products, before drops, attention scores over the full square of seq_len included."""
 
@@ -70,6 +72,7 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
         params_total=total,
         params_active=active,
         params_active_without_embedding=active - embedding,
+        params_active_without_embedding_and_head=active - embedding - vocab_size * config.d_model,
         forward_flops_per_token=round(2 * matmul_params + attention + sum(ffn.forward_flops_per_token(seq_len) for ffn in feed_forwards)),
     )
 
@@ -111,9 +114,8 @@ def _feed_forward_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> f
         return num_experts * (hidden + d_expert)
     if isinstance(ffn, SoftMoE):
         return ffn.mixer.kept_floats_per_token + ffn.mixer.mixtures_per_token(seq_len) * (2 * d_model + hidden)
-    # Each assignment keeps its input row, its output before and after the weight, and its hidden state; each token its logits for the
-    # z-loss, their logsumexp's own copy, and its probabilities.
-    floats = ffn.router.assignments_per_token * (3 * d_model + hidden) + 3 * num_experts
+    # Each assignment keeps its input row, its output before and after the weight, and its hidden state; each token what its router keeps.
+    floats = ffn.router.assignments_per_token * (3 * d_model + hidden) + ffn.router.kept_floats_per_expert * num_experts
     return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config, seq_len) + d_model
 
 

@@ -53,9 +53,9 @@ class Attention(nn.Module):
     def _heads(self, x_BSW: Tensor, norm: nn.RMSNorm | None) -> Tensor:
         """[B, S, N * K] -> [B, N, S, K], normed over the whole width before, or over each head after."""
         if norm is not None and self.norms_whole_width:
-            x_BSW = _in_float32(norm, x_BSW)
+            x_BSW = _in_own_precision(norm, x_BSW)
         x_BNSK = x_BSW.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        return _in_float32(norm, x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
+        return _in_own_precision(norm, x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
 
 
 def visible(is_padding_BS: Tensor, is_causal: bool) -> Tensor:
@@ -82,9 +82,9 @@ def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     return (x_BNSK * cos_SK + turned * sin_SK).to(x_BNSK.dtype)
 
 
-def _in_float32(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+def _in_own_precision(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     """The norm in the precision of its weight, whatever autocast made of its input."""
-    return norm(x.float()).to(x.dtype)
+    return norm(x.to(norm.weight.dtype)).to(x.dtype)
 
 
 def _qk_norm(config: GPTConfig, width: int) -> nn.RMSNorm | None:

@@ -38,9 +38,7 @@ class BalanceSums:
         smooth_load_GE = None
         if self.smooth_load_GE is not None and other.smooth_load_GE is not None:
             smooth_load_GE = self.smooth_load_GE + other.smooth_load_GE
-        return BalanceSums(
-            self.count_GE + other.count_GE, self.prob_GE + other.prob_GE, self.weight_GE + other.weight_GE, smooth_load_GE
-        )
+        return BalanceSums(self.count_GE + other.count_GE, self.prob_GE + other.prob_GE, self.weight_GE + other.weight_GE, smooth_load_GE)
 
     def within(self, whole: BalanceSums, num_parts: int) -> BalanceSums:
         """This part of a batch of `num_parts` parts, as the whole: the whole's values with this part's gradient, times num_parts.
@@ -55,9 +53,7 @@ class BalanceSums:
         smooth_load_GE = None
         if self.smooth_load_GE is not None and whole.smooth_load_GE is not None:
             smooth_load_GE = merge(self.smooth_load_GE, whole.smooth_load_GE)
-        return BalanceSums(
-            whole.count_GE, merge(self.prob_GE, whole.prob_GE), merge(self.weight_GE, whole.weight_GE), smooth_load_GE
-        )
+        return BalanceSums(whole.count_GE, merge(self.prob_GE, whole.prob_GE), merge(self.weight_GE, whole.weight_GE), smooth_load_GE)
 
 
 def balance_sums(record: RoutingRecord, *, counts: Counts, per_sequence: bool) -> BalanceSums:

@@ -29,7 +29,7 @@ class CapacityConfig(Config):
     group: Literal["sequence", "batch"] = "sequence"
     """Tokens that share the room: those of one sequence, or of all sequences of the batch one after the other."""
     order: Order = "token"
-    """Who comes first: earlier tokens; all first choices, then all second ones (GShard); or the same with the surest tokens first (V-MoE)."""
+    """Who comes first: earlier tokens; first choices before second ones (GShard); or the same with the surest tokens first (V-MoE)."""
     overflow: Literal["residual", "next"] = "residual"
     """Where the overflow goes: past the experts on the residual stream, or to the token's next most probable expert with room."""
 
@@ -38,15 +38,15 @@ class CapacityConfig(Config):
         factors = (self.factor, self.eval_factor)
         return any(factor is not None and factor * top_k < num_experts for factor in factors)
 
-    def leaks(self, top_k: int, num_experts: int) -> list[Leak]:
-        """How a capacity of this kind lets a token see the future or other rows."""
+    def leaks(self, top_k: int, num_experts: int, *, weighs_evenly: bool = False) -> list[Leak]:
+        """How a capacity of this kind lets a token see the future or other rows. Where all weights are even, none has priority."""
         if not self.can_drop(top_k, num_experts):
             return []
         leaks = []
-        if self.order == "priority":
+        if self.order == "priority" and not weighs_evenly:
             why = "a later token that is surer of its expert takes the place of an earlier one"
             leaks.append(Leak("future", "order", why, "order: token, or capacity: null"))
-        elif self.order == "choice" and top_k > 1:
+        elif self.order != "token" and top_k > 1:
             why = "a later token's first choice takes the place of an earlier token's second choice"
             leaks.append(Leak("future", "order", why, "order: token, or capacity: null"))
         if self.group == "batch":
@@ -58,7 +58,7 @@ class CapacityConfig(Config):
 def expert_capacity(factor: float, top_k: int, group_size: int, num_experts: int) -> int:
     """C = ceil(factor * top_k * N / E): the even share times the factor (Switch, arXiv 2101.03961, eq. 3, for any top_k)."""
     # The small number keeps products such as 1.1 * 10 from being rounded up to 12.
-    return math.ceil(factor * top_k * group_size / num_experts - 1e-9)
+    return max(1, math.ceil(factor * top_k * group_size / num_experts - 1e-9))
 
 
 def keep_within_capacity(routing: Routing, order: Order, group_size: int, capacity: int) -> Tensor:
@@ -91,8 +91,8 @@ def claim_order(routing: Routing, order: Order) -> Tensor:
 def move_to_experts_with_room(routing: Routing, order: Order, group_size: int, capacity: int) -> tuple[Tensor, Tensor]:
     """Each assignment in turn takes its expert, or the token's next most probable one that has room and is not the token's already.
 
-    Returns where each runs, int64 [A], and which found a place, bool [A]. One after the other, because the first come decides what is left to
-    the next; that also keeps `order: token` causal.
+    Returns where each runs, int64 [A], and which found a place, bool [A]. One after the other, because the first come decides what is
+    left to the next; that also keeps `order: token` causal.
     """
     token_ids, choices = routing.token_ids_A.tolist(), routing.expert_ids_A.tolist()
     ranked: Sequence[Sequence[int]] = routing.probs_TE.argsort(dim=-1, descending=True, stable=True).tolist()

@@ -14,9 +14,6 @@ from torch import Tensor
 from moecli.moe.capacity import CapacityConfig, expert_capacity, keep_within_capacity, move_to_experts_with_room
 from moecli.moe.routing import Routing, RoutingRecord
 
-# The least probability that is divided by: its square is still above 0 in float32, so the gradient of the quotient stays finite.
-MIN_DIVISOR = 1e-18
-
 
 @dataclass(frozen=True, slots=True)
 class ExpertQueues:
@@ -69,11 +66,12 @@ def _queues(token_ids_A: Tensor, expert_ids_A: Tensor, weights_A: Tensor, num_ex
 
 
 def _relative_prob(routing: Routing, expert_ids_A: Tensor) -> Tensor:
-    """p(new expert) / p(chosen expert) per assignment, 1 where it was not moved: what a moved assignment's weight is multiplied with.
+    """p(new expert) / p(chosen expert) per assignment, at most 1; 1 where it was not moved: the factor of a moved assignment's weight.
 
-    So an unnormalised weight becomes the new expert's probability, and a normalised one keeps the divisor that it was chosen with.
+    So an unnormalised weight becomes the new expert's probability, and a normalised one keeps the divisor that it was chosen with. Noise or
+    a bias may have chosen an expert that is less probable than the next one, by any factor: then the weight stays as it is.
     """
     new_prob_A = routing.probs_TE[routing.token_ids_A, expert_ids_A]
     chosen_prob_A = routing.probs_TE[routing.token_ids_A, routing.expert_ids_A]
-    ratio_A = new_prob_A / chosen_prob_A.clamp(min=MIN_DIVISOR)
+    ratio_A = new_prob_A / torch.maximum(new_prob_A, chosen_prob_A).clamp(min=torch.finfo(new_prob_A.dtype).tiny)
     return torch.where(expert_ids_A == routing.expert_ids_A, torch.ones_like(ratio_A), ratio_A)

@@ -22,7 +22,7 @@ def switch_balance_loss(count_GE: Tensor, prob_GE: Tensor) -> Tensor:
 
 
 def cv_squared(sum_GE: Tensor) -> Tensor:
-    """Squared coefficient of variation: population variance over squared mean (arXiv 1701.06538, eq. 7 and 11), a scalar, 0 when balanced."""
+    """Population variance over squared mean, the squared CV (arXiv 1701.06538, eq. 7 and 11): a scalar, 0 when balanced."""
     shares_GE = _shares(sum_GE)
     return (shares_GE.var(dim=-1, correction=0) / shares_GE.mean(dim=-1).square()).mean()
 

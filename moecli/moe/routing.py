@@ -34,7 +34,7 @@ class Routing:
     """
 
     logits_TE: Tensor
-    """float32, before noise and bias."""
+    """float32, before noise and bias (noise on the router's input is in them)."""
     probs_TE: Tensor
     """float32, the full distribution over the experts, before noise, bias and choice; rows sum to 1."""
     token_ids_A: Tensor

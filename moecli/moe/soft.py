@@ -52,6 +52,8 @@ class SoftMoEConfig(FeedForwardConfig):
         if self.mixing == "sequence":
             why = "every expert works on mixtures of the whole sequence"
             return [Leak("future", "mixing", why, "mixing: batch (Mixture of Tokens), or kind: sparse")]
+        if self._group_size == 1:
+            return []
         return [Leak("rows", "mixing", "every expert works on mixtures of the sequences of a batch", "kind: sparse")]
 
     def problems(self) -> list[FieldProblem]:
@@ -150,7 +152,7 @@ class SequenceMixer(nn.Module):
     def _logits(self, x_BSD: Tensor) -> Tensor:
         """float32 [B, S, E * P], whatever autocast says."""
         with torch.autocast(device_type=x_BSD.device.type, enabled=False):
-            phi_ND = self.scale * _unit_length(self.slot_weight.flatten(0, 1).float())
+            phi_ND = self.scale.float() * _unit_length(self.slot_weight.flatten(0, 1).float())
             return F.linear(_unit_length(x_BSD.float()), phi_ND)
 
 
@@ -158,8 +160,8 @@ class BatchMixer(nn.Module):
     """Mixture of Tokens (arXiv 2310.15961, section 3): expert e works on sum_g m_ge x_g, with m_:e = softmax over the group of x w_e,
     and token g gets sum_e m_ge Expert_e(mixture).
 
-    A group is the same position of `group_size` sequences, so no token sees its future. Where the last sequences of a batch don't fill a group
-    they are mixed among themselves.
+    A group is the same position of `group_size` sequences, so no token sees its future. Where the last sequences of a batch don't fill a
+    group they are mixed among themselves.
     """
 
     def __init__(self, num_experts: int, group_size: int, d_model: int) -> None:
@@ -174,8 +176,8 @@ class BatchMixer(nn.Module):
 
     @property
     def kept_floats_per_token(self) -> int:
-        """What autograd keeps beside the mixtures: the weights."""
-        return self.weight.shape[0]
+        """What autograd keeps beside the mixtures: x in the order of the groups, and the weights."""
+        return self.weight.shape[1] + self.weight.shape[0]
 
     def mixtures_per_token(self, seq_len: int) -> float:
         return self.weight.shape[0] / self.group_size

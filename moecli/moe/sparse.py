@@ -55,9 +55,11 @@ class SparseMoEConfig(FeedForwardConfig):
         return self.model_copy(update={"d_expert": d_expert, "d_shared_expert": self.d_shared_expert or d_expert})
 
     def leaks(self) -> list[Leak]:
-        leaks = [leak.under("router") for leak in self.router.leaks()]
-        if self.capacity is not None and isinstance(self.router, TokenChoiceConfig):
-            leaks += [leak.under("capacity") for leak in self.capacity.leaks(self.router.top_k, self.num_experts)]
+        router = self.router
+        leaks = [leak.under("router") for leak in router.leaks(self.num_experts)]
+        if self.capacity is not None and isinstance(router, TokenChoiceConfig) and not router.ignores_tokens:
+            of_capacity = self.capacity.leaks(router.top_k, self.num_experts, weighs_evenly=router.weighs_evenly)
+            leaks += [leak.under("capacity") for leak in of_capacity]
         return leaks
 
     def problems(self) -> list[FieldProblem]:

@@ -40,8 +40,8 @@ class Recipe(Config):
 
     @property
     def leaks_future(self) -> bool:
-        """Whether a token's routing depends on later tokens of its sequence, as the config declares."""
-        return any(leak.sees == "future" for leak in self.model.ffn.leaks())
+        """Whether a token's output depends on later tokens of its sequence, by attention to both sides or as the config declares."""
+        return not self.model.is_causal or any(leak.sees == "future" for leak in self.model.ffn.leaks())
 
     @property
     def mixes_rows(self) -> bool:

@@ -33,7 +33,8 @@ def draw_heatmap(load_report: dict[str, Any], path: Path) -> None:
     if num_experts <= MOST_EXPERTS_WITH_NUMBERS:
         axes.set_xticks(range(num_experts))
         _write_numbers(axes, multiples)
-    axes.set_title(f"Load per expert over {load_report['tokens']:,} tokens, in multiples of the even share", fontsize=10)
+    title = f"Load per expert over {load_report['tokens']:,} tokens, in multiples of the even share"
+    axes.set_title("\n".join([title, *load_report.get("notes", [])]), fontsize=10, wrap=True)
     figure.colorbar(image, ax=axes, label="1 = even share", extend="max")
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -44,7 +44,7 @@ class TrainingConfig(Config):
     batch_size: PositiveInt = 16
     """Sequences per optimizer step."""
     gradient_accumulation: PositiveInt = 1
-    """Micro-batches that a step is cut into, batch_size / gradient_accumulation sequences each; balance_scope says what is judged together."""
+    """Micro-batches that a step is cut into, batch_size / gradient_accumulation sequences each."""
     learning_rate: PositiveFloat = 1e-3
     """Peak rate."""
     schedule: Annotated[ScheduleConfig, OneOf(SCHEDULES, default="cosine")] = CosineConfig()

@@ -6,18 +6,21 @@ Knows run folders. Must not train.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from moecli.data.corpora.files import FilesCorpus
 from moecli.data.prepare import prepare, prepare_text
 from moecli.data.tokenizer import Tokenizer
+from moecli.evaluation.audit import Audit
 from moecli.evaluation.evaluate import Evaluation
 from moecli.model.checkpoint import load_model
 from moecli.model.device import pick_device
+from moecli.recipe.leak_notes import leaks_json
 from moecli.recipe.load import load_recipe
-from moecli.workflows.evaluate_split import evaluate_split
+from moecli.recipe.schema import Recipe
+from moecli.workflows.evaluate_split import audit_split, evaluate_split
 from moecli.workflows.resume import check_same_data
 from moecli.workflows.run_dir import find_checkpoint
 
@@ -31,9 +34,12 @@ class EvalResult:
     """The kind of corpus, or the files that were given."""
     split: str
     evaluation: Evaluation
+    recipe: Recipe
+    audit: Audit | None
+    """None unless it was asked for."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        content = {
             "checkpoint": str(self.checkpoint),
             "corpus": self.corpus,
             "split": self.split,
@@ -42,16 +48,22 @@ class EvalResult:
             "loss": self.evaluation.loss,
             "perplexity": self.evaluation.perplexity,
             "bits_per_byte": self.evaluation.bits_per_byte,
+            **leaks_json(self.recipe),
         }
+        if self.audit is None:
+            return content
+        declared = {f"declared_{key}": value for key, value in leaks_json(self.recipe).items()}
+        return content | {"audit": asdict(self.audit) | declared}
 
 
-def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "validation") -> EvalResult:
+def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "validation", audit: bool = False) -> EvalResult:
     """Evaluates the checkpoint that `run_path` means.
 
     Args:
         run_path: a run folder or a checkpoint in one.
         text: files to read instead of the recipe's corpus; all of their text is used.
         split: which part of the recipe's corpus.
+        audit: measure as well what the tokens of the first batch depend on.
     """
     run, checkpoint = find_checkpoint(run_path)
     recipe = load_recipe(run.recipe).recipe
@@ -69,4 +81,6 @@ def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "va
         corpus=", ".join(text) or recipe.data.corpus.kind,
         split="all" if text else split,
         evaluation=evaluate_split(model, recipe, tokens, tokenizer.vocab_size),
+        recipe=recipe,
+        audit=audit_split(model, recipe, tokens, tokenizer.vocab_size) if audit else None,
     )

@@ -28,6 +28,8 @@ class TrainingPlan:
             "vocab_size": self.vocab_size,
             "params_total": self.cost.params_total,
             "params_active": self.cost.params_active,
+            "params_active_without_embedding": self.cost.params_active_without_embedding,
+            "params_active_without_embedding_and_head": self.cost.params_active_without_embedding_and_head,
             "flops_per_token": self.cost.train_flops_per_token,
             "memory_bytes": asdict(self.memory),
         }

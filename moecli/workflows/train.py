@@ -24,6 +24,7 @@ from moecli.model.checkpoint import load_model, save_model
 from moecli.model.device import check_memory, pick_device
 from moecli.model.init import build_gpt
 from moecli.moe.routing import RoutingRecord
+from moecli.recipe.leak_notes import leak_notes, leaks_json
 from moecli.recipe.load import dump_recipe
 from moecli.recipe.schema import Recipe
 from moecli.reports import REPORTS
@@ -67,6 +68,7 @@ class TrainResult:
     plan: TrainingPlan
     load: LoadReport
     files: list[Path]
+    recipe: Recipe
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +84,7 @@ class TrainResult:
             "params_total": self.plan.cost.params_total,
             "params_active": self.plan.cost.params_active,
             "flops_per_token": self.plan.cost.train_flops_per_token,
+            **leaks_json(self.recipe),
             "load": self.load.to_json(),
             "files": [str(path) for path in self.files],
         }
@@ -135,6 +138,7 @@ def train(
         plan=plan,
         load=load,
         files=files,
+        recipe=recipe,
     )
 
 
@@ -231,9 +235,10 @@ class _Job:
 
     def _write_reports(self, report: LoadReport) -> list[Path]:
         with atomic_folder(self.run.routing) as folder:
-            (folder / "load.json").write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+            content = report.to_json() | leaks_json(self.recipe) | {"notes": leak_notes(self.recipe)}
+            (folder / "load.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for name, draw in REPORTS.items():
-                draw(report.to_json(), folder / name)
+                draw(content, folder / name)
         return [self.run.routing / name for name in ("load.json", *REPORTS)]
 
 

@@ -204,3 +204,23 @@ def test_recipes(tiny_recipe, inside):
     assert inside("recipes", "copy", "quickstart", "mine.yaml")[0] == 2
     assert inside("recipes", "validate", "mine.yaml", "tiny.yaml") == (0, "mine.yaml: valid\ntiny.yaml: valid\n", "")
     assert inside("recipes", "validate", "mine.yaml", "--set", "seed=-1")[0] == 2
+
+
+def test_a_run_that_sees_its_future_says_so_everywhere(tiny_recipe, inside):
+    router = "model.ffn={kind: sparse, num_experts: 4, d_expert: 16, router: {kind: expert_choice}}"
+    code, out, errors = inside("train", "tiny.yaml", "--out", "run", "--set", router, "--set", "allow_future_leak=true")
+    assert code == 0, errors
+    note = "note: this model sees its future: its loss can't be reached when generating (allow_future_leak)\n"
+    assert out.count(note) == 1
+    assert inside("eval", "run")[1].count(note) == 1
+    audited = inside("eval", "run", "--audit")[1]
+    assert audited.count(note) == 1 and "sees future   yes" in audited and "as declared" in audited
+    code, out, _ = inside("eval", "run", "--audit", "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    content = json.loads(out)
+    assert content["leaks_future"] is True and content["audit"]["leaks_future"] is True
+
+
+def test_a_causal_run_has_no_notes(tiny_recipe, inside):
+    assert "note:" not in inside("train", "tiny.yaml", "--out", "run")[1]
+    assert "note:" not in inside("eval", "run", "--audit")[1]

@@ -10,9 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from moecli.model.accounting import model_cost, training_memory
 from moecli.model.config import GPTConfig, MoELayersConfig
 from moecli.model.init import build_gpt
-from moecli.moe.layers import DenseMoEConfig, MLPConfig, SparseMoEConfig
-from moecli.moe.routers import TopKConfig
-from moecli.training.objective import causal_lm_losses
+from moecli.moe.capacity import CapacityConfig
+from moecli.moe.layers import DenseMoEConfig, MLPConfig, SoftMoEConfig, SparseMoEConfig
+from moecli.moe.routers import ExpertChoiceConfig, NoisyTopKConfig, SigmoidTopKConfig, TopKConfig
+from moecli.training.config import TrainingConfig
+from moecli.training.objective import training_losses
 
 # From the models' cards and papers; the exact totals are counts of the published shapes.
 PUBLISHED = {
@@ -34,6 +36,15 @@ PUBLISHED = {
         ),
         151936, 30_532_122_624, 3_353_032_704,
     ),
+    "Qwen1.5-MoE-A2.7B": (
+        GPTConfig(
+            d_model=2048, num_layers=24, num_heads=16, qkv_bias=True,
+            ffn=SparseMoEConfig(
+                num_experts=60, d_expert=1408, router=TopKConfig(top_k=4), num_shared_experts=1, d_shared_expert=5632, shared_gate=True
+            ),
+        ),
+        151936, 14_315_784_192, 2_689_173_504,
+    ),
 }  # fmt: skip
 
 FFNS = {
@@ -42,13 +53,25 @@ FFNS = {
     "sparse": SparseMoEConfig(num_experts=8, d_expert=24, router=TopKConfig(top_k=2)),
     "many": SparseMoEConfig(num_experts=128, d_expert=8, router=TopKConfig(top_k=1)),
     "shared": SparseMoEConfig(num_experts=4, d_expert=24, num_shared_experts=2, shared_gate=True, router=TopKConfig(top_k=3)),
+    "sigmoid": SparseMoEConfig(num_experts=8, d_expert=24, router=SigmoidTopKConfig(num_groups=4, top_groups=2)),
+}
+# Where a single token is not a fair sample of what is active: experts choose, or slots are shared.
+MIXING_FFNS = {
+    "expert choice": SparseMoEConfig(num_experts=8, d_expert=24, router=ExpertChoiceConfig(experts_per_token=2.0)),
+    "expert choice over the batch": SparseMoEConfig(
+        num_experts=4, d_expert=24, router=ExpertChoiceConfig(experts_per_token=2.0, pool="batch")
+    ),
+    "soft": SoftMoEConfig(num_experts=4, d_expert=24, slots_per_expert=4),
+    "mixture of tokens": SoftMoEConfig(num_experts=8, d_expert=24, mixing="batch", group_size=4),
+    "capacity": SparseMoEConfig(num_experts=8, d_expert=24, capacity=CapacityConfig(factor=4.0)),
+    "noisy": SparseMoEConfig(num_experts=8, d_expert=24, router=NoisyTopKConfig()),
 }
 SHAPES = [
     {},
     {"num_kv_heads": 2, "qk_norm": "head"},
     {"qk_norm": "full", "tie_embeddings": True},
     {"activation": "gelu", "head_dim": 10},
-    {"activation": "relu2"},
+    {"activation": "relu2", "qkv_bias": True},
 ]
 VOCAB = 300
 
@@ -79,12 +102,12 @@ def test_total_is_numel_and_active_is_what_a_token_touches(ffn, shape):
     assert cost.params_active == touched
 
 
-@pytest.mark.parametrize("ffn", FFNS)
+@pytest.mark.parametrize("ffn", [name for name in FFNS | MIXING_FFNS if name != "noisy"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_flops_are_those_of_a_counted_run(ffn, shape):
-    config = GPTConfig(d_model=48, num_layers=2, ffn=FFNS[ffn], **shape)
+    config = GPTConfig(d_model=48, num_layers=2, ffn=(FFNS | MIXING_FFNS)[ffn], **shape)
     model = build_gpt(config, VOCAB, seed=0)
-    ids_BS = torch.randint(VOCAB, (2, 16), generator=torch.Generator().manual_seed(0))
+    ids_BS = torch.randint(VOCAB, (4, 16), generator=torch.Generator().manual_seed(0))
     # The plain attention kernel, so that the counter sees its two products.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         logits, _ = model(ids_BS)
@@ -95,10 +118,10 @@ def test_flops_are_those_of_a_counted_run(ffn, shape):
     assert forward.get_total_flops() + backward.get_total_flops() == cost.train_flops_per_token * ids_BS.numel()
 
 
-@pytest.mark.parametrize("ffn", FFNS)
+@pytest.mark.parametrize("ffn", FFNS | MIXING_FFNS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_activation_bytes_are_what_autograd_keeps(ffn, shape):
-    config = GPTConfig(d_model=48, num_layers=3, ffn=FFNS[ffn], **shape)
+    config = GPTConfig(d_model=48, num_layers=3, ffn=(FFNS | MIXING_FFNS)[ffn], **shape)
     model = build_gpt(config, VOCAB, seed=0)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
@@ -112,7 +135,7 @@ def test_activation_bytes_are_what_autograd_keeps(ffn, shape):
     ids_BS = torch.randint(VOCAB, (8, 128))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits, records = model(ids_BS)
-        causal_lm_losses(logits, ids_BS, records, balance_weight=0.01, z_weight=0.001)
+        training_losses(logits, ids_BS, [record for record in records if record is not None], TrainingConfig())
     # What the count leaves out is small: routing indices, the norms' scales, one row of statistics per head.
     assert sum(kept.values()) == pytest.approx(training_memory(config, VOCAB, 128, 8).activations, rel=0.1)
 

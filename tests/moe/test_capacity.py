@@ -126,8 +126,11 @@ def test_dispatch_does_what_the_walk_does(order, group, overflow, routing, facto
     tokens, chosen, probs = routing.token_ids_A.tolist(), routing.expert_ids_A.tolist(), routing.probs_TE
     in_queue_order = sorted(sorted(runs_at), key=lambda index: runs_at[index])
     assert queues.token_ids_A.tolist() == [tokens[index] for index in in_queue_order]
-    # The weights are unnormalised here, so a moved assignment has the probability of the expert where it runs.
-    expected = torch.tensor([float(probs[tokens[index], runs_at[index]]) for index in in_queue_order])
+    # The weights are unnormalised here, so a moved assignment has the probability of the expert where it runs. (The crowding makes
+    # tokens choose less probable experts than they might: there the weight does not grow.)
+    expected = torch.tensor(
+        [min(float(probs[tokens[index], expert]) for expert in (runs_at[index], chosen[index])) for index in in_queue_order]
+    )
     torch.testing.assert_close(queues.weights_A, expected)
 
     load = Counter(runs_at.values())
@@ -194,6 +197,7 @@ def test_moving_can_drop_of_top_2_though_there_is_room_for_all():
         (1.25, 1, 10, 4, 4),  # 12.5 / 4 = 3.125, rounded up
         (1.1, 1, 10, 1, 11),  # 1.1 * 10 = 11.000000000000002 in floating point, and yet 11
         (0.2, 1, 1, 8, 1),  # 0.025, rounded up: never without any room
+        (1e-12, 1, 1, 8, 1),  # nor here
         (2.0, 2, 8, 4, 8),  # 32 / 4: every token fits
     ],
 )
@@ -283,15 +287,34 @@ def test_the_weight_of_a_moved_assignment_and_its_gradient(normalize):
     torch.testing.assert_close(gradient_TE, expected_TE)
 
 
-@pytest.mark.parametrize("logit", [-200.0, -88.0, -60.0, -46.0])
-def test_a_moved_assignment_whose_expert_was_next_to_impossible_has_finite_gradients(logit):
-    # Noise can choose an expert that the clean distribution hardly knows. Its probability is a divisor.
+@pytest.mark.parametrize("logit", [-200.0, -103.0, -88.0, -87.0, -60.0, -46.0, -5.0])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_moving_to_a_more_probable_expert_leaves_the_weight_as_it_is(logit, normalize):
+    # Noise or a bias can choose an expert that the clean distribution hardly knows: p(new) / p(chosen) has no bound.
     logits_TE = torch.tensor([[0.0, logit]] * 2, requires_grad=True)
     probs_TE = logits_TE.softmax(dim=-1)
-    routing = token_choice(logits_TE, probs_TE, torch.tensor([[1], [1]]), probs_TE[:, 1:], seq_len=2)
+    weights_TK = torch.ones(2, 1) if normalize else probs_TE[:, 1:]
+    routing = token_choice(logits_TE, probs_TE, torch.tensor([[1], [1]]), weights_TK, seq_len=2)
     queues, record = dispatch_with_capacity(routing, CapacityConfig(overflow="next"), factor=1.0)
     assert record.final_expert_ids_A.tolist() == [1, 0]
-    assert queues.weights_A.isfinite().all()
+    # Below the smallest positive number both are 0 of 0, and an assignment that weighs nothing still weighs nothing.
+    torch.testing.assert_close(queues.weights_A, weights_TK.flatten())
+    (gradient_TE,) = torch.autograd.grad(queues.weights_A.sum(), logits_TE, retain_graph=True)
+    (expected_TE,) = torch.autograd.grad(weights_TK.sum() + 0 * logits_TE.sum(), logits_TE)
+    torch.testing.assert_close(gradient_TE, expected_TE, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-200.0, -103.0, -88.0, -87.0, -60.0, -5.0])
+def test_moving_to_a_next_to_impossible_expert_has_finite_gradients(logit):
+    # Both choices and the next expert are improbable: the chosen one, which is divided by, is about as small as float32 goes.
+    logits_TE = torch.tensor([[0.0, logit, logit - 1.0]] * 2, requires_grad=True)
+    probs_TE = logits_TE.softmax(dim=-1)
+    routing = token_choice(logits_TE, probs_TE, torch.tensor([[0, 1], [0, 1]]), probs_TE[:, :2], seq_len=2)
+    # C = ceil(0.75 * 2 * 2 / 3) = 1: the second token's first choice moves from 0 to 2, its second choice is dropped.
+    queues, record = dispatch_with_capacity(routing, CapacityConfig(overflow="next"), factor=0.75)
+    assert record.final_expert_ids_A.tolist() == [0, 1, 2, 1]
+    assert record.kept_A.tolist() == [True, True, True, False]
+    torch.testing.assert_close(queues.weights_A, torch.stack([probs_TE[0, 0], probs_TE[0, 1], probs_TE[1, 2]]))
     (gradient_TE,) = torch.autograd.grad(queues.weights_A.sum(), logits_TE)
     assert gradient_TE.isfinite().all()
 

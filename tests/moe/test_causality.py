@@ -1,6 +1,6 @@
 """What a layer declares about causality is what it does: no token sees its future, nor another row, unless the config says so.
 
-The future of one row is changed, at random places. Past decisions and outputs of that row, and all of the other rows, must stay as they were.
+The future of one row is changed, from a random place on. The past of that row, decisions and outputs, and all of the other rows must stay.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from moecli.moe.routers.sigmoid_topk import SigmoidTopKConfig
 from moecli.moe.routing import RoutingRecord, Tokens
 
 NUM_ROWS, SEQ_LEN, NUM_EXPERTS, D_MODEL = 3, 12, 4, 6
-# Trials of a config that must not leak; one that does leak has shown it long before the second number, the rarest about once in 10 trials.
-TRIALS, MOST_TRIALS = 8, 150
+# Trials of a config that must not leak; one that does leak shows it long before the second number, nearly all of them before the first.
+TRIALS, MOST_TRIALS = 10, 150
 
 ROUTER_CONFIGS: dict[str, RouterConfig] = {
     "topk-1": TopKConfig(top_k=1),
     "topk-2": TopKConfig(top_k=2, input_jitter=0.1, selection_bias=True),
     "topk-2-toss": TopKConfig(top_k=2, keep_threshold=0.5, normalize_weights=False),
-    "noisy_topk-1": NoisyTopKConfig(top_k=1),
     "noisy_topk-2": NoisyTopKConfig(top_k=2),
     "vmoe_topk-1": VMoETopKConfig(top_k=1),
     "vmoe_topk-2": VMoETopKConfig(top_k=2),
@@ -62,16 +61,6 @@ CONFIGS: dict[str, FeedForwardConfig] = {
     for (name, router), (dispatch, capacity) in product(ROUTER_CONFIGS.items(), CAPACITIES.items())
     if not (router.fixes_load and capacity is not None)
 }
-
-
-def declared_in_vain(config: FeedForwardConfig) -> set[str]:
-    """What a capacity declares of any router, and what this one can't show: its choices or its priorities are the same whatever the tokens."""
-    if not isinstance(config, SparseMoEConfig) or config.capacity is None:
-        return set()
-    if isinstance(config.router, RandomConfig):
-        return {"future", "rows"}
-    all_weights_are_one = isinstance(config.router, (HashConfig, NoisyTopKConfig)) and config.router.top_k == 1
-    return {"future"} if all_weights_are_one and config.capacity.order == "priority" else set()
 
 
 def build(config: FeedForwardConfig) -> FeedForward:
@@ -104,6 +93,7 @@ def leaks_seen(layer: FeedForward, declared: set[str]) -> set[str]:
     """What changed in the past of the row whose future was changed, and in the other rows, over many trials."""
     generator = torch.Generator().manual_seed(1)
     seen: set[str] = set()
+    num_reached = 0
     for trial in range(MOST_TRIALS):
         if trial >= TRIALS and seen >= declared:
             break
@@ -115,7 +105,7 @@ def leaks_seen(layer: FeedForward, declared: set[str]) -> set[str]:
         ids_changed_BS[row, cut:] = torch.randint(100, (SEQ_LEN - cut,), generator=generator)
         y_BSD, record = run(layer, x_BSD, ids_BS)
         y_changed_BSD, record_changed = run(layer, x_changed_BSD, ids_changed_BS)
-        assert not torch.equal(y_changed_BSD[row, cut:], y_BSD[row, cut:]), "the change reached nothing"
+        num_reached += not torch.equal(y_changed_BSD[row, cut:], y_BSD[row, cut:])
 
         is_past_BS = torch.zeros(NUM_ROWS, SEQ_LEN, dtype=torch.bool)
         is_past_BS[row, :cut] = True
@@ -126,6 +116,8 @@ def leaks_seen(layer: FeedForward, declared: set[str]) -> set[str]:
             same = decisions(record, is_watched_T) == decisions(record_changed, is_watched_T)
             if not same or (y_changed_BSD - y_BSD)[is_watched_BS].abs().max() > 1e-5:
                 seen.add(sees)
+    # Not in every trial: a capacity may drop all of a short future.
+    assert num_reached > TRIALS // 2, "the changes reached nothing"
     return seen
 
 
@@ -133,9 +125,8 @@ def leaks_seen(layer: FeedForward, declared: set[str]) -> set[str]:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_layer_leaks_what_its_config_declares_and_nothing_else(config, mode):
     declared = {leak.sees for leak in config.leaks()}
-    in_vain = declared_in_vain(config) & declared
-    seen = leaks_seen(build(config).train(mode == "training"), declared - in_vain)
-    assert seen == declared - in_vain
+    seen = leaks_seen(build(config).train(mode == "training"), declared)
+    assert seen == declared
 
 
 def test_every_kind_and_router_is_here():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 
 from moecli.moe.activations import ACTIVATIONS
-from moecli.moe.dispatch import dispatch_dropless
+from moecli.moe.dispatch import ExpertQueues, dispatch_dropless
 from moecli.moe.experts import Experts, can_run_grouped, run_grouped, run_one_by_one
 from moecli.moe.routing import Routing
-from tests.moe.oracle import weighted_experts
+from tests.moe.oracle import expert_output, weighted_experts
 
 RUNNERS = {"one_by_one": run_one_by_one, "grouped": run_grouped}
 D_MODEL, D_EXPERT = 12, 8  # multiples of 4, as grouped_mm wants in float32
@@ -24,6 +26,9 @@ def random_routing(num_tokens: int, num_experts: int, num_assignments: int) -> R
         token_ids_A=torch.randint(num_tokens, (num_assignments,)),
         expert_ids_A=torch.randint(num_experts, (num_assignments,)),
         weights_A=torch.rand(num_assignments).requires_grad_(),
+        choices_A=torch.zeros(num_assignments, dtype=torch.int64),
+        top_k=num_experts,
+        seq_len=num_tokens,
     )
 
 
@@ -69,6 +74,9 @@ def test_forward_all_is_every_expert_on_every_token(activation):
         token_ids_A=torch.arange(num_tokens).repeat_interleave(num_experts),
         expert_ids_A=torch.arange(num_experts).repeat(num_tokens),
         weights_A=weights_TE.flatten(),
+        choices_A=torch.zeros(num_tokens * num_experts, dtype=torch.int64),
+        top_k=num_experts,
+        seq_len=num_tokens,
     )
     leaves = [x_TD, weights_TE, experts.in_proj, experts.out_proj]
     y_TD = experts.forward_all(x_TD, weights_TE)
@@ -94,9 +102,71 @@ def test_bfloat16_autocast_stays_close_to_float32(runner):
     assert (rounded - exact).norm() / exact.norm() < 0.02
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_forward_own_is_each_expert_on_its_own_rows(activation):
+    torch.manual_seed(0)
+    num_experts, num_rows = 3, 4
+    experts = Experts(num_experts, D_MODEL, D_EXPERT, activation)
+    torch.nn.init.normal_(experts.in_proj)
+    torch.nn.init.normal_(experts.out_proj)
+    x_END = torch.randn(num_experts, num_rows, D_MODEL, requires_grad=True)
+    leaves = [x_END, experts.in_proj, experts.out_proj]
+    expected_END = torch.stack(
+        [
+            torch.stack([expert_output(activation, x_D, experts.in_proj[expert], experts.out_proj[expert]) for x_D in x_END[expert]])
+            for expert in range(num_experts)
+        ]
+    )
+    ours_and_expected = (outputs_and_gradients(y_END, leaves) for y_END in (experts.forward_own(x_END), expected_END))
+    for ours, expected in zip(*ours_and_expected, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_expanded_gradients_are_taken(runner):
+    # The gradient of a sum is one number with strides 0, which grouped_mm does not take as it comes.
+    torch.manual_seed(0)
+    experts = Experts(3, D_MODEL, D_EXPERT, "swiglu")
+    torch.nn.init.normal_(experts.in_proj)
+    torch.nn.init.normal_(experts.out_proj)
+    x_TD = torch.randn(6, D_MODEL, requires_grad=True)
+    routing = random_routing(6, 3, 12)
+    queues, _ = dispatch_dropless(routing)
+    leaves = [x_TD, routing.weights_A, experts.in_proj, experts.out_proj]
+    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
+    expected = torch.autograd.grad(y_TD, leaves, torch.ones_like(y_TD).contiguous(), retain_graph=True)
+    of_sum = torch.autograd.grad(y_TD.sum(), leaves, retain_graph=True)
+    of_expanded = torch.autograd.grad(y_TD[None].expand(3, -1, -1).sum(), leaves)
+    for plain, summed, expanded in zip(expected, of_sum, of_expanded, strict=True):
+        torch.testing.assert_close(summed, plain)
+        torch.testing.assert_close(expanded, 3 * plain, rtol=1e-4, atol=1e-5)
+
+
 def test_grouped_products_are_left_to_cuda():
     experts = Experts(2, 16, 16, "swiglu")
     assert not can_run_grouped(torch.zeros(4, 16), experts.in_proj, experts.out_proj)
+
+
+@pytest.mark.parametrize(
+    ("d_model", "d_expert", "activation", "aligned"),
+    [
+        (16, 8, "swiglu", True),
+        (16, 8, "relu", True),
+        (7, 8, "swiglu", False),  # 14 bytes a row
+        (16, 3, "swiglu", False),
+        (16, 4, "swiglu", False),  # the input projection's 8 rows would do, the hidden state's 8 bytes would not
+        (12, 8, "relu", False),  # 24 bytes: a multiple of 8, not of 16
+    ],
+)
+def test_grouped_products_want_rows_of_16_bytes(d_model, d_expert, activation, aligned):
+    experts = Experts(2, d_model, d_expert, activation)
+
+    def on_cuda(dtype: torch.dtype) -> SimpleNamespace:
+        """What `can_run_grouped` asks of its input."""
+        return SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda"))
+
+    assert can_run_grouped(on_cuda(torch.bfloat16), experts.in_proj, experts.out_proj) == aligned
+    assert not can_run_grouped(on_cuda(torch.float32), experts.in_proj, experts.out_proj)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -106,9 +176,8 @@ def test_cuda_bfloat16_runs_grouped_and_agrees():
     torch.nn.init.normal_(experts.in_proj, std=0.3)
     torch.nn.init.normal_(experts.out_proj, std=0.3)
     x_TD = torch.randn(128, 64, device="cuda")
-    routing = random_routing(128, 4, 256)
-    on_cuda = Routing(*(getattr(routing, name).cuda() for name in Routing.__slots__))
-    queues, _ = dispatch_dropless(on_cuda)
+    queues, _ = dispatch_dropless(random_routing(128, 4, 256))
+    queues = ExpertQueues(queues.token_ids_A.cuda(), queues.weights_A.cuda(), queues.load_E.cuda())
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert can_run_grouped(x_TD, experts.in_proj, experts.out_proj)
         y_TD = experts(x_TD, queues)

@@ -194,14 +194,14 @@ def test_dense_record_gives_every_token_to_every_expert():
 def kept_assignments(record: RoutingRecord) -> Routing:
     """The assignments that were computed, as a routing of their own: where they ran, and what they weigh there.
 
-    A moved assignment weighs w * p(where it ran) / p(where it was to run).
+    A moved assignment weighs w * p(where it ran) / p(where it was to run), and never more than w.
     """
     routing, kept = record.routing, record.kept_A.nonzero().flatten().tolist()
     weights = []
     for index in kept:
         token, chosen, final = (int(list_A[index]) for list_A in (routing.token_ids_A, routing.expert_ids_A, record.final_expert_ids_A))
-        weight = routing.weights_A[index]
-        weights.append(weight if final == chosen else weight * routing.probs_TE[token, final] / routing.probs_TE[token, chosen])
+        weight, prob_E = routing.weights_A[index], routing.probs_TE[token]
+        weights.append(weight * prob_E[final] / prob_E[chosen] if prob_E[final] < prob_E[chosen] else weight)
     return dataclasses.replace(
         routing,
         token_ids_A=routing.token_ids_A[kept],

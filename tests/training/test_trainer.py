@@ -84,10 +84,10 @@ def test_micro_batches_equal_one_batch(split, ffn):
     parts = trainer_of(split, FFNS[ffn], balance_loss=0.0, gradient_accumulation=4)
     for step in range(3):
         one, four = whole.step(step), parts.step(step)
-        torch.testing.assert_close(four.losses[0], one.losses[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(four.sums.losses["loss"] / 4, one.sums.losses["loss"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(four.grad_norm, one.grad_norm, rtol=1e-4, atol=1e-6)
         if ffn == "sparse" and step == 0:
-            assert torch.equal(four.load_LE, one.load_LE)
+            assert torch.equal(four.sums.load_LE, one.sums.load_LE)
     for name, tensor in weights(whole).items():
         torch.testing.assert_close(weights(parts)[name], tensor, rtol=1e-3, atol=1e-4)
 
@@ -103,8 +103,8 @@ def test_figures_of_a_step_are_those_of_its_load(split):
     result = trainer_of(split).step(0)
     figures = result.figures()
     # 8 sequences of 12 tokens, top-2, in each of 2 layers.
-    assert result.load_LE.sum(dim=1).tolist() == [8 * 12 * 2] * 2
-    counts = result.load_LE.double()
+    assert result.sums.load_LE.sum(dim=1).tolist() == [8 * 12 * 2] * 2
+    counts = result.sums.load_LE.double()
     expected = (counts.std(dim=1, correction=0) / counts.mean(dim=1)).mean().item()
     assert figures["load_cv"] == pytest.approx(expected)
     assert figures["dropped_fraction"] == 0

@@ -24,6 +24,11 @@ class RouterConfig(KindConfig):
     fixes_load: ClassVar[bool] = False
     """Whether every expert gets the same number of tokens by construction, so that a capacity has nothing to limit."""
 
+    ignores_tokens: ClassVar[bool] = False
+    """Whether the choice has nothing to do with what the tokens are, so that nothing can be seen through it."""
+    weighs_evenly: ClassVar[bool] = False
+    """Whether all weights are the same."""
+
     @property
     def has_selection_bias(self) -> bool:
         """Whether the router has a bias that the loss-free update can move."""
@@ -33,7 +38,7 @@ class RouterConfig(KindConfig):
         """Whether training fills `Routing.smooth_load_TE`, which the load loss needs."""
         return False
 
-    def leaks(self) -> list[Leak]:
+    def leaks(self, num_experts: int) -> list[Leak]:
         """How this router lets a token see the future or other rows; empty where it decides for each token by itself."""
         return []
 
@@ -59,10 +64,12 @@ class Router(nn.Module, ABC):
     """Scores the experts for each token and chooses. Built from (config, d_model, num_experts)."""
 
     config_class: ClassVar[type[RouterConfig]]
+    kept_floats_per_expert: ClassVar[int] = 3
+    """[T, E] tensors that autograd keeps: the logits for the z-loss, their logsumexp's own copy, and the probabilities."""
     selection_bias_E: Tensor | None
     """float32 buffer, added to the scores for the choice alone; moved by balancing.py, never by a gradient. None: this router has none."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: RouterConfig, d_model: int, num_experts: int) -> None:
         super().__init__()
         self.register_buffer("selection_bias_E", None)
 
@@ -118,9 +125,7 @@ def token_choice(
     if is_kept_TK is not None:
         lists_A = tuple(list_A[is_kept_TK.flatten()] for list_A in lists_A)  # type: ignore[assignment]
     token_ids_A, expert_ids_A, weights_A, choices_A = lists_A
-    return Routing(
-        logits_TE, probs_TE, token_ids_A, expert_ids_A, weights_A, choices_A, top_k, seq_len, smooth_load_TE, is_padding_T
-    )
+    return Routing(logits_TE, probs_TE, token_ids_A, expert_ids_A, weights_A, choices_A, top_k, seq_len, smooth_load_TE, is_padding_T)
 
 
 def padding_of(tokens: Tokens | None) -> Tensor | None:

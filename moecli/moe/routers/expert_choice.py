@@ -25,11 +25,13 @@ class ExpertChoiceConfig(RouterConfig):
 
     kind: Literal["expert_choice"] = "expert_choice"
     experts_per_token: PositiveFloat = 2.0
-    """How many experts a token gets on average; each expert takes experts_per_token * N / num_experts of the N tokens of a pool, rounded up."""
+    """Experts that a token gets on average: of the N tokens of a pool each expert takes experts_per_token * N / num_experts, rounded up."""
     pool: Literal["sequence", "batch"] = "sequence"
-    """What an expert chooses among: the tokens of a sequence, which is not causal, or those at the same position of all sequences."""
+    """What an expert chooses among: the tokens of a sequence, which is not causal, or those at one position of all sequences."""
 
-    def leaks(self) -> list[Leak]:
+    def leaks(self, num_experts: int) -> list[Leak]:
+        if self.experts_per_token == num_experts:  # every expert takes every token
+            return []
         if self.pool == "sequence":
             why = "a later token with a higher score evicts an earlier one from an expert's choice"
             return [Leak("future", "pool", why, "pool: batch, or a router in which tokens choose, such as kind: topk")]
@@ -51,14 +53,14 @@ class ExpertChoiceConfig(RouterConfig):
 class ExpertChoiceRouter(Router):
     """S = softmax over experts of x W^T; expert e takes the C tokens of its pool with the largest S_te, which is also their weight.
 
-    (arXiv 2202.09368, section 3.2, eq. 1-2; without its optional cap on experts per token.) With `pool: batch` a pool is one position of all
-    sequences, which keeps the future out (as llm-random's group_by_batch).
+    (arXiv 2202.09368, section 3.2, eq. 1-2; without its optional cap on experts per token.) With `pool: batch` a pool is one position of
+    all sequences, which keeps the future out (as llm-random's group_by_batch).
     """
 
     config_class = ExpertChoiceConfig
 
     def __init__(self, config: ExpertChoiceConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
 

@@ -5,7 +5,7 @@ Knows token ids. Must not know what the ids spell, nor look at the features.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ _MIX_1, _MIX_2, _STEP = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x61C8864680B
 
 class HashConfig(TokenChoiceConfig):
     """Options of the `hash` router."""
+
+    weighs_evenly: ClassVar[bool] = True
 
     kind: Literal["hash"] = "hash"
     top_k: PositiveInt = 1
@@ -37,7 +39,7 @@ class HashRouter(Router):
     config_class = HashConfig
 
     def __init__(self, config: HashConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.num_experts = num_experts
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from moecli.errors import FieldProblem
 from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, token_choice
 from moecli.moe.routing import Routing, Tokens
 
@@ -22,6 +23,13 @@ class NoisyTopKConfig(TokenChoiceConfig):
     """Options of the `noisy_topk` router."""
 
     kind: Literal["noisy_topk"] = "noisy_topk"
+
+    def problems_with(self, num_experts: int) -> list[FieldProblem]:
+        problems = super().problems_with(num_experts)
+        if self.top_k == 1 < num_experts:
+            what = "with top_k 1 every weight is 1, and the router would learn nothing from the language-model loss"
+            problems.append(FieldProblem("top_k", what, allowed=f"2 to num_experts ({num_experts})"))
+        return problems
 
     def estimates_load(self, num_experts: int) -> bool:
         return self.top_k < num_experts
@@ -35,9 +43,10 @@ class NoisyTopKRouter(Router):
     """
 
     config_class = NoisyTopKConfig
+    kept_floats_per_expert = 8  # beside the usual: the noise and its spread, and what the load estimate is made of
 
     def __init__(self, config: NoisyTopKConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.noise_weight = nn.Parameter(torch.empty(num_experts, d_model))

@@ -5,7 +5,7 @@ Knows positions. Must not look at the features.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from moecli.moe.routing import Routing, Tokens
 class RandomConfig(TokenChoiceConfig):
     """Options of the `random` router."""
 
+    ignores_tokens: ClassVar[bool] = True
+    weighs_evenly: ClassVar[bool] = True
+
     kind: Literal["random"] = "random"
     seed: NonNegativeInt = 0
     """Decides the draws in evaluation."""
@@ -27,13 +30,14 @@ class RandomConfig(TokenChoiceConfig):
 class RandomRouter(Router):
     """k experts out of E with equal chances, each with weight 1/k; nothing is learned.
 
-    In training the draws are fresh for each token and step. In evaluation position and `seed` decide them, so that a loss can be measured twice.
+    In training the draws are fresh for each token and step. In evaluation position and
+    `seed` decide them, alike in every layer, so that a loss can be measured twice.
     """
 
     config_class = RandomConfig
 
     def __init__(self, config: RandomConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.num_experts = num_experts
 

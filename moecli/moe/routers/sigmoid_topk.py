@@ -74,13 +74,14 @@ class SigmoidTopKConfig(TokenChoiceConfig):
 class SigmoidTopKRouter(Router):
     """s = sigmoid(x W^T); the k largest s + b inside the best groups are chosen; the weights are scale * s / (sum of the chosen s).
 
-    (arXiv 2412.19437, eq. 12-16, and its node-limited routing of section 2.1.2.) `probs_TE` is s divided by its sum over all experts (eq. 19).
+    (arXiv 2412.19437, eq. 12-16, and its node-limited routing of section 2.1.2.) `probs_TE` is s divided by its sum over all experts
+    (eq. 19).
     """
 
     config_class = SigmoidTopKConfig
 
     def __init__(self, config: SigmoidTopKConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.selection_bias_E = torch.zeros(num_experts) if config.selection_bias else None
@@ -106,10 +107,8 @@ class SigmoidTopKRouter(Router):
         if self.config.top_groups == self.config.num_groups:
             return scores_TE
         scores_TGN = scores_TE.unflatten(1, (self.config.num_groups, -1))
-        if self.config.group_score == "max":
-            group_scores_TG = scores_TGN.amax(dim=-1)
-        else:
-            group_scores_TG = scores_TGN.topk(2, dim=-1).values.sum(dim=-1)
+        num_scored = 1 if self.config.group_score == "max" else 2
+        group_scores_TG = scores_TGN.topk(num_scored, dim=-1).values.sum(dim=-1)
         best_groups = group_scores_TG.topk(self.config.top_groups, dim=-1).indices
         is_outside_TG = torch.ones_like(group_scores_TG, dtype=torch.bool).scatter_(1, best_groups, False)
         return scores_TGN.masked_fill(is_outside_TG[:, :, None], float("-inf")).flatten(1)

@@ -25,7 +25,7 @@ class TopKConfig(TokenChoiceConfig):
     input_jitter: Fraction = 0.0
     """In training, multiply the router's input by noise from 1 - this to 1 + this (Switch: 0.01)."""
     keep_threshold: PositiveFloat | None = None
-    """In training, keep each choice after the first with probability min(1, w / this), w its normalised weight: 0.5 is GShard, 0.2 ST-MoE."""
+    """In training, keep each choice after the first with probability min(1, normalised weight / this): 0.5 is GShard, 0.2 ST-MoE."""
     selection_bias: bool = False
     """Add a bias to the probabilities for the choice alone, never to the weights; training.bias_update moves it."""
 
@@ -56,15 +56,15 @@ class TopKRouter(Router):
 
     p = softmax(x W^T) over all experts in float32; the weights are the k largest p, divided by their sum if `normalize_weights`
     (Switch, arXiv 2101.03961, eq. 1-2; Mixtral, arXiv 2401.04088, section 2.1, whose softmax over the chosen logits is the same number).
-    With `keep_threshold` the weights are normalised before the toss (GShard, arXiv 2006.16668, algorithm 1). Departures: a choice that loses
-    the toss takes no room at its expert, and in evaluation all are kept. With `selection_bias` the k largest p + b are chosen
+    With `keep_threshold` the weights are normalised before the toss (GShard, arXiv 2006.16668, algorithm 1). Departures: a choice that
+    loses the toss takes no room at its expert, and in evaluation all are kept. With `selection_bias` the k largest p + b are chosen
     (arXiv 2408.15664, eq. 3, with the softmax gate of its appendix C.2).
     """
 
     config_class = TopKConfig
 
     def __init__(self, config: TopKConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.selection_bias_E = torch.zeros(num_experts) if config.selection_bias else None

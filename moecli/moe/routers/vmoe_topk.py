@@ -36,7 +36,7 @@ class VMoETopKRouter(Router):
     config_class = VMoETopKConfig
 
     def __init__(self, config: VMoETopKConfig, d_model: int, num_experts: int) -> None:
-        super().__init__()
+        super().__init__(config, d_model, num_experts)
         self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
 
