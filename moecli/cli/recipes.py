@@ -22,9 +22,11 @@ def list_command() -> None:
     from moecli.recipe.shipped import shipped_recipes
 
     out = console.stdout()
-    for name, path in shipped_recipes().items():
+    recipes = shipped_recipes()
+    width = max(len(name) for name in recipes)
+    for name, path in recipes.items():
         first_line = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        out.print(f"{name:<16} {first_line}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"{name:<{width}}  {first_line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @recipes_app.command("show")
