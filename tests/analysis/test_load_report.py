@@ -10,15 +10,14 @@ import torch
 
 from moecli.analysis.load_report import LoadCollector
 from moecli.moe.dispatch import dispatch_dropless
-from moecli.moe.routers import TopKConfig, TopKRouter
-from moecli.moe.routing import Routing
+from moecli.moe.routers import TopKConfig
+from moecli.moe.routers.base import token_choice
+from moecli.moe.routers.topk import TopKRouter
 
 
 def record_of(probs_TE: torch.Tensor, expert_ids: list[int]):
-    num_tokens = len(probs_TE)
-    per_token = len(expert_ids) // num_tokens
-    token_ids = torch.arange(num_tokens).repeat_interleave(per_token)
-    routing = Routing(probs_TE.log(), probs_TE, token_ids, torch.tensor(expert_ids), torch.ones(len(expert_ids)))
+    expert_ids_TK = torch.tensor(expert_ids).view(len(probs_TE), -1)
+    routing = token_choice(probs_TE.log(), probs_TE, expert_ids_TK, torch.ones(expert_ids_TK.shape), seq_len=len(probs_TE))
     return dispatch_dropless(routing)[1]
 
 
