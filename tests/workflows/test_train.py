@@ -113,6 +113,30 @@ def test_stopping_and_resuming_ends_in_the_same_weights_and_metrics(tiny_recipe,
     assert all(torch.equal(tensor, weights("stopped")[name]) for name, tensor in weights("undisturbed").items())
 
 
+RESUMED = {
+    "noise": ("model.ffn.router={kind: noisy_topk}", "training.load_loss=0.1", "training.importance_loss=0.1"),
+    "bias": ("model.ffn.router={kind: sigmoid_topk}", "training.bias_update.rate=0.1"),
+    "random": ("model.ffn.router={kind: random}",),
+    "capacity": ("model.ffn.capacity={factor: 1.0, overflow: next}", "model.ffn.router.keep_threshold=0.5"),
+    "global batch": ("training.balance_scope=global-batch", "training.gradient_accumulation=2", "model.ffn.router={kind: vmoe_topk}"),
+    "mixture of tokens": ("model.ffn.kind=soft", "model.ffn.mixing=batch"),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_every_state_of_a_router_comes_back_with_resume(tiny_recipe, name):
+    overrides = RESUMED[name]
+    train_tiny(tiny_recipe, "undisturbed", overrides)
+    with pytest.raises(Interrupted):
+        train_tiny(tiny_recipe, "stopped", overrides, **stop_after(3))
+    train_tiny(tiny_recipe, "stopped", overrides, resume=True)
+    assert losses("stopped") == losses("undisturbed")
+    assert all(torch.equal(tensor, weights("stopped")[name]) for name, tensor in weights("undisturbed").items())
+    if name == "bias":
+        biases = [tensor for key, tensor in weights("stopped").items() if key.endswith("selection_bias_E")]
+        assert len(biases) == 2 and any(bias.abs().max() > 0 for bias in biases)
+
+
 def test_a_checkpoint_after_the_resumed_one_is_made_anew(tiny_recipe):
     train_tiny(tiny_recipe, "run")
     expected = weights("run")
