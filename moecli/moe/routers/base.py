@@ -6,7 +6,7 @@ Knows the contract (routing.py). Must not know dispatch, experts, losses or trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,24 @@ class TokenChoiceConfig(RouterConfig):
         return [FieldProblem("top_k", what, allowed=f"1 to num_experts ({num_experts})")]
 
 
+class ScoredChoiceConfig(TokenChoiceConfig):
+    """Base of the token-choice routers whose weights are the scores of the chosen experts."""
+
+    normalize_weights: bool | None = None
+    """Divide the chosen scores by their sum, as Mixtral does; Switch, OLMoE and Qwen1.5-MoE don't. Default: true for top_k > 1."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        if self.normalize_weights is None:
+            object.__setattr__(self, "normalize_weights", self.top_k > 1)
+        super().model_post_init(context)
+
+    def problems(self) -> list[FieldProblem]:
+        if self.top_k > 1 or not self.normalize_weights:
+            return []
+        what = "with top_k 1 every weight would be 1, and the router would learn nothing from the language-model loss"
+        return [FieldProblem("normalize_weights", what, allowed="false with top_k 1", involves=("top_k",))]
+
+
 class Router(nn.Module, ABC):
     """Scores the experts for each token and chooses. Built from (config, d_model, num_experts)."""
 
@@ -84,6 +102,20 @@ class Router(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         """Routes the tokens. `tokens` may be left out by callers without padding, if the router does not go by token ids."""
+
+
+class TokenChoiceRouter(Router):
+    """Base of the routers in which each token chooses `top_k` experts."""
+
+    config: TokenChoiceConfig
+
+    def __init__(self, config: TokenChoiceConfig, d_model: int, num_experts: int) -> None:
+        super().__init__(config, d_model, num_experts)
+        self.config = config
+
+    @property
+    def assignments_per_token(self) -> float:
+        return self.config.top_k
 
 
 def float32_logits(x_BSD: Tensor, weight_ED: Tensor) -> Tensor:

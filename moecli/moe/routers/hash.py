@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moecli.config import NonNegativeInt, PositiveInt
-from moecli.moe.routers.base import Router, TokenChoiceConfig, token_choice
+from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, token_choice
 from moecli.moe.routing import Routing, Tokens
 
 # Multipliers of the splitmix64 generator (Steele et al. 2014), as signed 64-bit numbers.
@@ -30,22 +30,18 @@ class HashConfig(TokenChoiceConfig):
     """Another seed is another hash."""
 
 
-class HashRouter(Router):
+class HashRouter(TokenChoiceRouter):
     """Each token id has k experts of its own, drawn once and for all, each with weight 1/k; nothing is learned.
 
     (Hash Layers, arXiv 2106.04426, section 3.1, random hash. Departure: its paper has k = 1.) Every layer uses the same hash.
     """
 
     config_class = HashConfig
+    config: HashConfig
 
     def __init__(self, config: HashConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.num_experts = num_experts
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         assert tokens is not None, "the hash router goes by token ids"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from moecli.errors import FieldProblem
-from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, token_choice
+from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, float32_logits, token_choice
 from moecli.moe.routing import Routing, Tokens
 
 # Tensor2Tensor's floor of the noise's spread: without it the load estimate divides by 0 where softplus vanishes.
@@ -35,7 +35,7 @@ class NoisyTopKConfig(TokenChoiceConfig):
         return self.top_k < num_experts
 
 
-class NoisyTopKRouter(Router):
+class NoisyTopKRouter(TokenChoiceRouter):
     """H(x) = x W_g + eps * softplus(x W_noise), G(x) = softmax over the k largest of H (arXiv 1701.06538, eq. 3-5).
 
     eps is standard normal per token and expert, in training only. Both matrices begin at zero (appendix A): no signal and some noise.
@@ -43,17 +43,13 @@ class NoisyTopKRouter(Router):
     """
 
     config_class = NoisyTopKConfig
+    config: NoisyTopKConfig
     kept_floats_per_expert = 8  # beside the usual: the noise and its spread, and what the load estimate is made of
 
     def __init__(self, config: NoisyTopKConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.noise_weight = nn.Parameter(torch.empty(num_experts, d_model))
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def init_weights(self, generator: Generator) -> None:
         nn.init.zeros_(self.weight)

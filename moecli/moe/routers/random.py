@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moecli.config import NonNegativeInt
-from moecli.moe.routers.base import Router, TokenChoiceConfig
+from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter
 from moecli.moe.routers.hash import even_choice, mixed_bits
 from moecli.moe.routing import Routing, Tokens
 
@@ -27,7 +27,7 @@ class RandomConfig(TokenChoiceConfig):
     """Decides the draws in evaluation."""
 
 
-class RandomRouter(Router):
+class RandomRouter(TokenChoiceRouter):
     """k experts out of E with equal chances, each with weight 1/k; nothing is learned.
 
     In training the draws are fresh for each token and step. In evaluation position and
@@ -35,15 +35,11 @@ class RandomRouter(Router):
     """
 
     config_class = RandomConfig
+    config: RandomConfig
 
     def __init__(self, config: RandomConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.num_experts = num_experts
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         batch_size, seq_len, _ = x_BSD.shape

@@ -5,23 +5,21 @@ Knows the equations of DeepSeek-V3 (arXiv 2412.19437). Must not know how the bia
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from moecli.config import PositiveFloat, PositiveInt
 from moecli.errors import FieldProblem
-from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, normalized, token_choice
+from moecli.moe.routers.base import ScoredChoiceConfig, TokenChoiceRouter, float32_logits, normalized, token_choice
 from moecli.moe.routing import Routing, Tokens
 
 
-class SigmoidTopKConfig(TokenChoiceConfig):
+class SigmoidTopKConfig(ScoredChoiceConfig):
     """Options of the `sigmoid_topk` router."""
 
     kind: Literal["sigmoid_topk"] = "sigmoid_topk"
-    normalize_weights: bool | None = None
-    """Divide the chosen scores by their sum. Default: true for top_k > 1."""
     scale: PositiveFloat = 1.0
     """Multiplies the weights after that (DeepSeek-V3: 2.5)."""
     selection_bias: bool = True
@@ -37,16 +35,8 @@ class SigmoidTopKConfig(TokenChoiceConfig):
     def has_selection_bias(self) -> bool:
         return self.selection_bias
 
-    def model_post_init(self, context: Any, /) -> None:
-        if self.normalize_weights is None:
-            object.__setattr__(self, "normalize_weights", self.top_k > 1)
-        super().model_post_init(context)
-
     def problems(self) -> list[FieldProblem]:
-        problems = []
-        if self.normalize_weights and self.top_k == 1:
-            what = "with top_k 1 every weight would be 1, and the router would learn nothing from the language-model loss"
-            problems.append(FieldProblem("normalize_weights", what, allowed="false with top_k 1", involves=("top_k",)))
+        problems = super().problems()
         if self.top_groups > self.num_groups:
             what = f"more groups per token than there are groups ({self.num_groups})"
             problems.append(FieldProblem("top_groups", what, allowed=f"1 to num_groups ({self.num_groups})", involves=("num_groups",)))
@@ -71,7 +61,7 @@ class SigmoidTopKConfig(TokenChoiceConfig):
         return problems
 
 
-class SigmoidTopKRouter(Router):
+class SigmoidTopKRouter(TokenChoiceRouter):
     """s = sigmoid(x W^T); the k largest s + b inside the best groups are chosen; the weights are scale * s / (sum of the chosen s).
 
     (arXiv 2412.19437, eq. 12-16, and its node-limited routing of section 2.1.2.) `probs_TE` is s divided by its sum over all experts
@@ -79,16 +69,12 @@ class SigmoidTopKRouter(Router):
     """
 
     config_class = SigmoidTopKConfig
+    config: SigmoidTopKConfig
 
     def __init__(self, config: SigmoidTopKConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.selection_bias_E = torch.zeros(num_experts) if config.selection_bias else None
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         logits_TE = float32_logits(x_BSD, self.weight)

@@ -5,23 +5,21 @@ Knows the equations of those papers. Must not know dispatch, experts, losses or 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from moecli.config import Fraction, PositiveFloat
 from moecli.errors import FieldProblem
-from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, normalized, token_choice
+from moecli.moe.routers.base import ScoredChoiceConfig, TokenChoiceRouter, float32_logits, normalized, token_choice
 from moecli.moe.routing import Routing, Tokens
 
 
-class TopKConfig(TokenChoiceConfig):
+class TopKConfig(ScoredChoiceConfig):
     """Options of the `topk` router."""
 
     kind: Literal["topk"] = "topk"
-    normalize_weights: bool | None = None
-    """Divide the chosen probabilities by their sum, as Mixtral does; Switch, OLMoE and Qwen1.5-MoE don't. Default: true for top_k > 1."""
     input_jitter: Fraction = 0.0
     """In training, multiply the router's input by noise from 1 - this to 1 + this (Switch: 0.01)."""
     keep_threshold: PositiveFloat | None = None
@@ -33,25 +31,15 @@ class TopKConfig(TokenChoiceConfig):
     def has_selection_bias(self) -> bool:
         return self.selection_bias
 
-    def model_post_init(self, context: Any, /) -> None:
-        if self.normalize_weights is None:
-            object.__setattr__(self, "normalize_weights", self.top_k > 1)
-        super().model_post_init(context)
-
     def problems(self) -> list[FieldProblem]:
-        if self.top_k > 1:
-            return []
-        problems = []
-        if self.normalize_weights:
-            what = "with top_k 1 every weight would be 1, and the router would learn nothing from the language-model loss"
-            problems.append(FieldProblem("normalize_weights", what, allowed="false with top_k 1", involves=("top_k",)))
-        if self.keep_threshold is not None:
+        problems = super().problems()
+        if self.top_k == 1 and self.keep_threshold is not None:
             what = "with top_k 1 there is no choice after the first"
             problems.append(FieldProblem("keep_threshold", what, allowed="null, or top_k of 2 or more", involves=("top_k",)))
         return problems
 
 
-class TopKRouter(Router):
+class TopKRouter(TokenChoiceRouter):
     """Each token takes its k most probable experts.
 
     p = softmax(x W^T) over all experts in float32; the weights are the k largest p, divided by their sum if `normalize_weights`
@@ -62,16 +50,12 @@ class TopKRouter(Router):
     """
 
     config_class = TopKConfig
+    config: TopKConfig
 
     def __init__(self, config: TopKConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
         self.selection_bias_E = torch.zeros(num_experts) if config.selection_bias else None
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         logits_TE = float32_logits(self._jittered(x_BSD), self.weight)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moecli.config import NonNegativeFloat
-from moecli.moe.routers.base import Router, TokenChoiceConfig, float32_logits, token_choice
+from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, float32_logits, token_choice
 from moecli.moe.routing import Routing, Tokens
 
 
@@ -26,7 +26,7 @@ class VMoETopKConfig(TokenChoiceConfig):
         return self.noise_std > 0
 
 
-class VMoETopKRouter(Router):
+class VMoETopKRouter(TokenChoiceRouter):
     """g = softmax(x W^T + eps), eps normal with deviation noise_std / E, in training only; the k largest g are the weights as they are.
 
     (arXiv 2106.05974, section 2.2.) In training, `smooth_load_TE` is the probability that a fresh draw of the noise lifts expert i over the
@@ -34,15 +34,11 @@ class VMoETopKRouter(Router):
     """
 
     config_class = VMoETopKConfig
+    config: VMoETopKConfig
 
     def __init__(self, config: VMoETopKConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
-        self.config = config
         self.weight = nn.Parameter(torch.empty(num_experts, d_model))
-
-    @property
-    def assignments_per_token(self) -> float:
-        return self.config.top_k
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         clean_TE = float32_logits(x_BSD, self.weight)
