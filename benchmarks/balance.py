@@ -18,7 +18,8 @@ from benchmarks.runs import RECIPES, train
 
 NOISY = "shazeer-noisy-topk"
 SIGMOID = "deepseek-v3"
-STEPS = 600
+# The collapse of the first table takes longer to cost something.
+STEPS = {"losses": 1200, "bias": 600}
 NO_LOSS = ("training.balance_loss=0", "training.bias_update=null")
 
 # Table by table: the arm's name, its recipe, and what is laid over it.
@@ -26,7 +27,7 @@ TABLES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     # Shazeer et al. 2017, table 6: (w_importance, w_load).
     "losses": [
         (f"importance {importance}, load {load}", NOISY, (f"training.importance_loss={importance}", f"training.load_loss={load}"))
-        for importance, load in ((0.0, 0.0), (0.01, 0.01), (0.1, 0.1))
+        for importance, load in ((0.0, 0.0), (0.1, 0.1))
     ],
     # Wang et al. 2024 (arXiv 2408.15664), table 2: an auxiliary loss against the bias.
     "bias": [
@@ -68,7 +69,7 @@ def main() -> None:
             def run(task: tuple[str, str, tuple[str, ...], int], table: str = table) -> dict[str, Any]:
                 arm, recipe, overrides, seed = task
                 out = Path(folder) / f"{table}-{arm}-{seed}"
-                settings = (f"seed={seed}", f"training.steps={STEPS}", "evaluation.every=0", *overrides, *arguments.overrides)
+                settings = (f"seed={seed}", f"training.steps={STEPS[table]}", "evaluation.every=0", *overrides, *arguments.overrides)
                 return train(RECIPES / f"{recipe}.yaml", settings, out, threads=1).result
 
             results = list(pool.map(run, work))

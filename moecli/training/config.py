@@ -29,7 +29,7 @@ class AdamWConfig(Config):
     weight_decay: NonNegativeFloat = 0.1
     """Per step and unit of learning rate, on matrices. Norms and biases never decay."""
     decay_router: bool = False
-    """Let router and gate weights decay too."""
+    """Let the weights of routers, gates and soft mixing decay too."""
 
     def problems(self) -> list[FieldProblem]:
         what = "a mean that forgets nothing"

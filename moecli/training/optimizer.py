@@ -11,7 +11,7 @@ from torch import nn
 from moecli.training.config import AdamWConfig
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-ROUTER_PARTS = ("router", "gate_weight", "shared_gate")
+ROUTER_PARTS = ("router", "gate_weight", "shared_gate", "mixer")
 
 
 def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:

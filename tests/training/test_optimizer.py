@@ -7,7 +7,8 @@ import torch
 
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
-from moecli.moe.layers import DenseMoEConfig, SparseMoEConfig
+from moecli.moe.layers import DenseMoEConfig, SoftMoEConfig, SparseMoEConfig
+from moecli.moe.routers import NoisyTopKConfig
 from moecli.training.config import AdamWConfig
 from moecli.training.optimizer import build_adamw
 
@@ -20,6 +21,7 @@ def names_without_decay(ffn, **options) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in kept}
 
 
+SCALE = "blocks.0.ffn.mixer.scale"  # one number, which never decays
 NORMS = {"norm.weight"} | {f"blocks.0.{name}.weight" for name in ("attention_norm", "ffn_norm", "attention.q_norm", "attention.k_norm")}
 
 
@@ -27,13 +29,16 @@ NORMS = {"norm.weight"} | {f"blocks.0.{name}.weight" for name in ("attention_nor
     ("ffn", "routers"),
     [
         (SparseMoEConfig(num_experts=2, num_shared_experts=1, shared_gate=True), {"router.weight", "shared_gate.weight"}),
+        (SparseMoEConfig(num_experts=2, router=NoisyTopKConfig(top_k=2)), {"router.weight", "router.noise_weight"}),
         (DenseMoEConfig(num_experts=2), {"gate_weight"}),
+        (SoftMoEConfig(num_experts=2), {"mixer.slot_weight"}),
+        (SoftMoEConfig(num_experts=2, mixing="batch"), {"mixer.weight"}),
     ],
-    ids=["sparse", "dense"],
+    ids=["sparse", "noisy", "dense", "soft over sequences", "soft over a batch"],
 )
 def test_norms_and_routers_do_not_decay(ffn, routers):
-    assert names_without_decay(ffn) == NORMS | {f"blocks.0.ffn.{name}" for name in routers}
-    assert names_without_decay(ffn, decay_router=True) == NORMS
+    assert names_without_decay(ffn) - {SCALE} == NORMS | {f"blocks.0.ffn.{name}" for name in routers}
+    assert names_without_decay(ffn, decay_router=True) - {SCALE} == NORMS
 
 
 def test_a_step_by_hand():
