@@ -1,6 +1,6 @@
 """Do the balance rules do at small scale what their papers say? Loss and load of each rule, over seeds.
 
-    python -m benchmarks.balance                       # both tables, seeds 1 2 3: about 45 minutes on 2 CPU cores, two trainings at a time
+    python -m benchmarks.balance                       # all tables, seeds 1 2 3: about an hour on 2 CPU cores, two trainings at a time
     python -m benchmarks.balance bias --seeds 1        # one table, one seed
 
 Knows the command line alone (runs.py). Prints Markdown tables: means over the seeds, and each seed's value where the claim is about it.
@@ -19,7 +19,7 @@ from benchmarks.runs import RECIPES, train
 NOISY = "shazeer-noisy-topk"
 SIGMOID = "deepseek-v3"
 # The collapse of the first table takes longer to cost something.
-STEPS = {"losses": 1200, "bias": 600}
+STEPS = {"losses": 1200, "bias": 600, "controls": 300}
 NO_LOSS = ("training.balance_loss=0", "training.bias_update=null")
 
 # Table by table: the arm's name, its recipe, and what is laid over it.
@@ -36,6 +36,12 @@ TABLES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
         ("loss 0.01", SIGMOID, ("training.balance_loss=0.01", "training.bias_update=null", "training.balance_counts=chosen")),
         ("bias, sign 0.001", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.001")),
         ("bias, sign 0.003", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.003")),
+    ],
+    # Does a learned router beat none? The controls have the same experts and the same top_k.
+    "controls": [
+        ("learned", "mixtral", ()),
+        ("hash", "mixtral", ("model.ffn.router={kind: hash, top_k: 2}",)),
+        ("random", "mixtral", ("model.ffn.router={kind: random, top_k: 2}",)),
     ],
 }
 FIGURES = ("cv_load", "cv_importance", "max_violation", "dead_experts")
