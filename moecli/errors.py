@@ -85,6 +85,11 @@ class FieldProblem(ValueError):
         self.involves = involves
         super().__init__(f"{field}: {what}")
 
+    def under(self, parent: str, *, also_involves: tuple[str, ...] = ()) -> FieldProblem:
+        """The same problem as told by the config that holds this one in its field `parent`; it may read fields of its own too."""
+        involves = (*also_involves, *(f"{parent}.{field}" for field in self.involves))
+        return FieldProblem(f"{parent}.{self.field}", self.what, allowed=self.allowed, involves=involves)
+
 
 class FieldProblems(ValueError):
     """Every broken rule of one config, so that all are told at once."""

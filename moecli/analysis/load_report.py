@@ -36,6 +36,8 @@ class LayerLoad:
     effective_experts: float
     dead_experts: int
     dropped_fraction: float
+    moved_fraction: float
+    """Of the assignments, those that ran on another expert than the router's choice, because that was full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class LoadReport:
         """Means over the layers of every figure that is one number per layer; dead experts are added up."""
         if not self.layers:
             return {}
-        keys = ("cv_load", "cv_importance", "max_violation", "entropy", "effective_experts", "dropped_fraction")
+        keys = ("cv_load", "cv_importance", "max_violation", "entropy", "effective_experts", "dropped_fraction", "moved_fraction")
         means = {key: sum(getattr(layer, key) for layer in self.layers) / len(self.layers) for key in keys}
         return means | {"dead_experts": sum(layer.dead_experts for layer in self.layers)}
 
@@ -82,11 +84,13 @@ class _LayerSums:
     def __init__(self, num_experts: int) -> None:
         self.chosen_load_E = torch.zeros(num_experts, dtype=torch.int64)
         self.load_E = torch.zeros(num_experts, dtype=torch.int64)
+        self.num_moved = torch.zeros((), dtype=torch.int64)
         self.prob_E = torch.zeros(num_experts, dtype=torch.float64)
 
     def add(self, record: RoutingRecord) -> None:
         self.chosen_load_E += record.chosen_load_E.cpu()
         self.load_E += record.load_E.cpu()
+        self.num_moved += record.num_moved.cpu()
         self.prob_E += record.routing.probs_TE.detach().sum(dim=0).cpu()
 
     def reduce(self, layer: int, tokens: int) -> LayerLoad:
@@ -104,4 +108,5 @@ class _LayerSums:
             effective_experts=load_entropy.exp().item(),
             dead_experts=int(load.dead_experts(self.load_E).item()),
             dropped_fraction=load.dropped_fraction(self.chosen_load_E, self.load_E).item(),
+            moved_fraction=load.moved_fraction(self.chosen_load_E, self.num_moved).item(),
         )

@@ -52,7 +52,7 @@ def _loss_lines(audit: Audit) -> list[str]:
         f"step by step  {audit.stepwise_loss:.6f} nats/token as in generation, {audit.teacher_forced_loss:.6f} as evaluated: gap {gap:+.6f}"
     ]
     if abs(gap) < SMALL_GAP:
-        return [*lines, "              over these tokens the reported loss is what generating gets"]
+        return [*lines, "              over these tokens generating gets the reported loss"]
     meaning = "the reported loss can't be reached when generating" if gap > 0 else "generating does better than the reported loss says"
     cause = "the future, other sequences, or a capacity that is counted from the length of the text so far make the difference"
     return [*lines, f"              {meaning}: {cause}"]

@@ -59,10 +59,11 @@ def train_command(
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
     from moecli.cli.train_summary import print_plan
+    from moecli.recipe.leak_notes import leak_notes
     from moecli.workflows.plan import plan_training
 
     plan = plan_training(recipe)
     if as_json:
         console.print_json(plan.to_json())
     else:
-        print_plan(console.stdout(), plan)
+        print_plan(console.stdout(), plan, leak_notes(recipe))

@@ -5,6 +5,7 @@ Knows the results of the train workflow. Must not compute figures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
@@ -20,8 +21,8 @@ from moecli.workflows.train import TrainResult
 
 # Load in multiples of the even share: the shade for the first limit that is not reached.
 SHADES = ((0.01, "·"), (0.5, "░"), (0.9, "▒"), (1.5, "▓"), (float("inf"), "█"))
-# More experts than this are not drawn on a terminal: the PNG has them all.
-MOST_COLUMNS = 128
+# What a line of the heatmap begins with: "layer   0  ".
+HEATMAP_MARGIN = 11
 
 
 def print_summary(console: Console, result: TrainResult) -> None:
@@ -43,10 +44,11 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, f"next: moecli eval {result.run_dir}")
 
 
-def print_plan(console: Console, plan: TrainingPlan) -> None:
+def print_plan(console: Console, plan: TrainingPlan, notes: Sequence[str]) -> None:
     """What a recipe would cost."""
     cost = plan.cost
     table = Table(show_header=False, box=None)
+    table.add_row("vocabulary", f"{plan.vocab_size:,}")
     table.add_row("parameters, total", f"{cost.params_total:,}")
     table.add_row("parameters, active per token", f"{cost.params_active:,}")
     table.add_row("  of these without the input embedding", f"{cost.params_active_without_embedding:,}")
@@ -57,12 +59,17 @@ def print_plan(console: Console, plan: TrainingPlan) -> None:
         table.add_row(f"memory, {name}", num_bytes(count))
     table.add_row("memory, together", num_bytes(plan.memory.total))
     console.print(table)
+    for note in notes:
+        _say(console, f"note: {note}")
 
 
 def load_table(report: LoadReport) -> Table:
     """One line per layer that routes."""
     table = Table(title=f"Expert load over {report.tokens:,} validation tokens", title_justify="left")
-    for heading in ("layer", "experts", "load CV", "MaxVio", "entropy (nats)", "effective experts", "dead", "dropped"):
+    # Only a capacity with `overflow: next` moves anything.
+    has_moved = any(layer.moved_fraction for layer in report.layers)
+    headings = ["layer", "experts", "load CV", "MaxVio", "entropy (nats)", "effective experts", "dead", "dropped"]
+    for heading in headings + ["moved"] * has_moved:
         table.add_column(heading, justify="right")
     for layer in report.layers:
         table.add_row(
@@ -74,28 +81,31 @@ def load_table(report: LoadReport) -> Table:
             f"{layer.effective_experts:.2f}",
             str(layer.dead_experts),
             f"{layer.dropped_fraction:.1%}",
+            *[f"{layer.moved_fraction:.1%}"] * has_moved,
         )
     return table
 
 
 def print_heatmap(console: Console, report: LoadReport) -> None:
     """Layers x experts in shades, each in multiples of the even share."""
-    if max(layer.num_experts for layer in report.layers) > MOST_COLUMNS:
+    cell_width = min(2, (console.width - HEATMAP_MARGIN) // max(layer.num_experts for layer in report.layers))
+    if cell_width == 0:
+        _say(console, "too many experts for a heatmap of this width: the picture in routing/ has them all")
         return
     for layer in report.layers:
-        console.print(Text(f"layer {layer.layer:>3}  ").append_text(_shaded(layer)), soft_wrap=True)
+        console.print(Text(f"layer {layer.layer:>3}  ").append_text(_shaded(layer, cell_width)), soft_wrap=True)
     _say(
         console,
         "load / even share:  · dead   ░ < 0.5   ▒ < 0.9   ▓ < 1.5   █ more",
     )
 
 
-def _shaded(layer: LayerLoad) -> Text:
+def _shaded(layer: LayerLoad, cell_width: int) -> Text:
     text = Text()
     for share in layer.load:
         multiple = share * layer.num_experts
         shade = next(shade for limit, shade in SHADES if multiple < limit)
-        text.append(shade * 2, style="red" if multiple >= 1.5 else "blue" if multiple < 0.5 else "")
+        text.append(shade * cell_width, style="red" if multiple >= 1.5 else "blue" if multiple < 0.5 else "")
     return text
 
 

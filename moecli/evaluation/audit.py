@@ -20,8 +20,8 @@ from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
 
 # A logit that differs by more than this, times the largest absolute logit where that is above 1, has changed. The audited copy computes in
-# float64 but for what the router rounds to float32 (6e-8), so what is no leak stays far below.
-TOLERANCE = 1e-5
+# float64 but for what the router rounds to float32 (6e-8 of a weight), so what is no leak stays below.
+TOLERANCE = 1e-7
 # Where the changed part of a sequence begins, as parts of its length.
 CUTS = (0.25, 0.5, 0.75)
 # Sequences that are changed, one at a time. A full expert turns away tokens of one sequence alone, so some have to be tried.

@@ -118,18 +118,14 @@ class GPTConfig(Config):
         return problems
 
     def _layer_problems(self) -> list[FieldProblem]:
-        if self.ffn.kind == "mlp":
-            if self.moe_layers == MoELayersConfig():
-                return []
-            return [FieldProblem("moe_layers", "there is no MoE block to place", allowed="{} with ffn.kind mlp", involves=("ffn.kind",))]
-        if not any(self.moe_layers.includes(layer) for layer in range(self.num_layers)):
-            what = f"leaves none of the {self.num_layers} layers to ffn.kind {self.ffn.kind}"
-            return [FieldProblem("moe_layers", what, allowed="at least one MoE layer", involves=("num_layers", "ffn.kind"))]
         too_high = [index for index in self.moe_layers.indices or [] if index >= self.num_layers]
         if too_high:
             what = f"there is no layer {too_high[0]}"
             allowed = f"0 to num_layers - 1 ({self.num_layers - 1})"
             return [FieldProblem("moe_layers.indices", what, allowed=allowed, involves=("num_layers",))]
+        if not any(self.moe_layers.includes(layer) for layer in range(self.num_layers)):
+            what = f"leaves none of the {self.num_layers} layers to ffn.kind {self.ffn.kind}"
+            return [FieldProblem("moe_layers", what, allowed="at least one layer of ffn.kind", involves=("num_layers", "ffn.kind"))]
         return []
 
 

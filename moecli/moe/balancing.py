@@ -5,11 +5,12 @@ Knows a bias and a load. Must not know the model or when a step is done. Shape l
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from torch import Tensor
 
-from moecli.config import Config, PositiveFloat
+from moecli.config import Config
 
 
 class BiasUpdateConfig(Config):
@@ -17,7 +18,7 @@ class BiasUpdateConfig(Config):
 
     rule: Literal["sign", "proportional"] = "sign"
     """Move by the rate, up or down; or by the rate times the violation, in multiples of the even share."""
-    rate: PositiveFloat = 0.001
+    rate: Annotated[float, Interval(gt=0, le=1)] = 0.001
     """Per step (DeepSeek-V3: 0.001)."""
 
 

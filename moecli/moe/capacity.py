@@ -42,13 +42,14 @@ class CapacityConfig(Config):
         """How a capacity of this kind lets a token see the future or other rows. Where all weights are even, none has priority."""
         if not self.can_drop(top_k, num_experts):
             return []
+        instead = f"order: token, capacity: null, or factor and eval_factor of {num_experts / top_k:.4g} or more, which drop nothing"
         leaks = []
         if self.order == "priority" and not weighs_evenly:
             why = "a later token that is surer of its expert takes the place of an earlier one"
-            leaks.append(Leak("future", "order", why, "order: token, or capacity: null"))
+            leaks.append(Leak("future", "order", why, instead))
         elif self.order != "token" and top_k > 1:
             why = "a later token's first choice takes the place of an earlier token's second choice"
-            leaks.append(Leak("future", "order", why, "order: token, or capacity: null"))
+            leaks.append(Leak("future", "order", why, instead))
         if self.group == "batch":
             why = "the sequences of a batch share the experts' room"
             leaks.append(Leak("rows", "group", why, "group: sequence"))
@@ -56,9 +57,9 @@ class CapacityConfig(Config):
 
 
 def expert_capacity(factor: float, top_k: int, group_size: int, num_experts: int) -> int:
-    """C = ceil(factor * top_k * N / E): the even share times the factor (Switch, arXiv 2101.03961, eq. 3, for any top_k)."""
+    """C = ceil(factor * top_k * N / E), the even share times the factor (Switch, arXiv 2101.03961, eq. 3, for any top_k), N at most."""
     # The small number keeps products such as 1.1 * 10 from being rounded up to 12.
-    return max(1, math.ceil(factor * top_k * group_size / num_experts - 1e-9))
+    return max(1, math.ceil(min(group_size, factor * top_k * group_size / num_experts - 1e-9)))
 
 
 def keep_within_capacity(routing: Routing, order: Order, group_size: int, capacity: int) -> Tensor:

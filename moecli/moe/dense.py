@@ -28,6 +28,10 @@ class DenseMoEConfig(FeedForwardConfig):
     d_expert: PositiveInt | None = None
     """Hidden width of one expert. Default: 4 * d_model."""
 
+    @property
+    def learns_routing(self) -> bool:
+        return True
+
     def with_default_widths(self, d_model: int) -> DenseMoEConfig:
         return self.model_copy(update={"d_expert": self.d_expert or 4 * d_model})
 

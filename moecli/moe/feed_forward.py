@@ -38,8 +38,18 @@ class FeedForwardConfig(KindConfig):
         """How a layer of this config lets a token see the future or other rows; empty where it treats each token by itself."""
         return []
 
-    def problems_with_batch(self, num_sequences: int) -> list[FieldProblem]:
-        """The rules between this config and the number of sequences that go through the model at once that are broken."""
+    @property
+    def learns_routing(self) -> bool:
+        """Whether the records carry a gradient, so that a balance loss can teach something."""
+        return False
+
+    def problems_with_batches(self, sizes: dict[str, int], seq_len: int) -> list[FieldProblem]:
+        """The rules between this config and what goes through the model at once that are broken.
+
+        Args:
+            sizes: numbers of sequences, by the recipe keys that decide them.
+            seq_len: tokens per sequence.
+        """
         return []
 
 

@@ -45,3 +45,8 @@ def dropped_fraction(chosen_load_E: Tensor, load_E: Tensor) -> Tensor:
     """Share of the chosen assignments that were not computed, float64."""
     chosen = chosen_load_E.sum(dim=-1).double()
     return (chosen - load_E.sum(dim=-1)) / chosen.clamp(min=1)
+
+
+def moved_fraction(chosen_load_E: Tensor, num_moved: Tensor) -> Tensor:
+    """Share of the chosen assignments that ran on another expert, because theirs was full, float64."""
+    return num_moved.double() / chosen_load_E.sum(dim=-1).clamp(min=1)

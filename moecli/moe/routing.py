@@ -72,3 +72,8 @@ class RoutingRecord:
     """bool, which assignments were computed."""
     final_expert_ids_A: Tensor
     """int64: where each ran: the router's choice, unless that was full and another expert had room."""
+
+    @property
+    def num_moved(self) -> Tensor:
+        """int64: how many ran on another expert than the router's choice."""
+        return (self.kept_A & (self.final_expert_ids_A != self.routing.expert_ids_A)).sum()

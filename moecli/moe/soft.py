@@ -6,6 +6,7 @@ Shape letters: see routing.py.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -65,11 +66,13 @@ class SoftMoEConfig(FeedForwardConfig):
             return [FieldProblem("slots_per_expert", what, allowed="null, or mixing: sequence", involves=("mixing",))]
         return []
 
-    def problems_with_batch(self, num_sequences: int) -> list[FieldProblem]:
-        if self.mixing == "sequence" or num_sequences % self._group_size == 0:
+    def problems_with_batches(self, sizes: dict[str, int], seq_len: int) -> list[FieldProblem]:
+        undivided = [f"{key} ({size})" for key, size in sizes.items() if size % self._group_size]
+        if self.mixing == "sequence" or not undivided:
             return []
-        what = f"does not divide the {num_sequences} sequences that go through the model at once"
-        return [FieldProblem("group_size", what, allowed=f"a divisor of {num_sequences}", involves=("num_experts",))]
+        what = f"groups of {self._group_size} sequences don't divide {' and '.join(undivided)}"
+        allowed = f"a divisor of {math.gcd(*sizes.values())}; the default is num_experts"
+        return [FieldProblem("group_size", what, allowed=allowed, involves=("num_experts",))]
 
 
 class SoftMoE(FeedForward):
@@ -160,8 +163,8 @@ class BatchMixer(nn.Module):
     """Mixture of Tokens (arXiv 2310.15961, section 3): expert e works on sum_g m_ge x_g, with m_:e = softmax over the group of x w_e,
     and token g gets sum_e m_ge Expert_e(mixture).
 
-    A group is the same position of `group_size` sequences, so no token sees its future. Where the last sequences of a batch don't fill a
-    group they are mixed among themselves.
+    A group is the same position of `group_size` sequences, so no token sees its future. Departure: where the last sequences of a batch
+    don't fill a group, as a single one in generation, they fill it as often as it takes, so that weights and outputs keep their size.
     """
 
     def __init__(self, num_experts: int, group_size: int, d_model: int) -> None:
@@ -187,14 +190,13 @@ class BatchMixer(nn.Module):
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None, experts: Experts) -> tuple[Tensor, RoutingRecord]:
         batch_size, seq_len, _ = x_BSD.shape
-        num_missing = -batch_size % self.group_size
+        rows_N = self._rows_in_whole_groups(batch_size, x_BSD.device)
         with torch.autocast(device_type=x_BSD.device.type, enabled=False):
             logits_BSE = F.linear(x_BSD.float(), self.weight.float())
-        is_absent_BS = _with_missing_rows(_padding_BS(tokens), logits_BSE, num_missing)
-        padded_BSE = _without(F.pad(logits_BSE, (0, 0, 0, 0, 0, num_missing)), is_absent_BS)
-        log_weights_GNSE = padded_BSE.unflatten(0, (-1, self.group_size)).log_softmax(dim=1)  # N = sequences of a group
+        present_BSE = _without(logits_BSE, _padding_BS(tokens))
+        log_weights_GNSE = present_BSE[rows_N].unflatten(0, (-1, self.group_size)).log_softmax(dim=1)  # N = sequences of a group
         weights_GNSE = log_weights_GNSE.exp()
-        x_GNSD = F.pad(x_BSD, (0, 0, 0, 0, 0, num_missing)).unflatten(0, (-1, self.group_size))
+        x_GNSD = x_BSD[rows_N].unflatten(0, (-1, self.group_size))
         mixed_EGSD = torch.einsum("gnse,gnsd->egsd", weights_GNSE.to(x_BSD.dtype), x_GNSD)
         out_END = experts.forward_own(mixed_EGSD.flatten(1, 2))
         out_EGSD = out_END.unflatten(1, (-1, seq_len))
@@ -204,6 +206,13 @@ class BatchMixer(nn.Module):
         weights_TE, probs_TE = log_weights_TE.exp(), log_weights_TE.softmax(dim=-1)
         return y_BSD, record_of_all(logits_BSE.detach().flatten(0, 1), probs_TE, weights_TE, seq_len, tokens)
 
+    def _rows_in_whole_groups(self, batch_size: int, device: torch.device) -> Tensor:
+        """int64: every sequence once, then those of the last group again until it is full."""
+        rows_N = torch.arange(batch_size + -batch_size % self.group_size, device=device)
+        num_left = batch_size % self.group_size
+        first_left = batch_size - num_left
+        return torch.where(rows_N < batch_size, rows_N, first_left + (rows_N - first_left) % max(1, num_left))
+
 
 def _padding_BS(tokens: Tokens | None) -> Tensor | None:
     return None if tokens is None else tokens.is_padding_BS
@@ -212,14 +221,6 @@ def _padding_BS(tokens: Tokens | None) -> Tensor | None:
 def _without(logits: Tensor, is_absent_BS: Tensor | None) -> Tensor:
     """The logits with absent tokens so low that a softmax over tokens gives them nothing. (Finite: all may be absent.)"""
     return logits if is_absent_BS is None else logits.masked_fill(is_absent_BS[..., None], torch.finfo(logits.dtype).min)
-
-
-def _with_missing_rows(is_padding_BS: Tensor | None, like_BSE: Tensor, num_missing: int) -> Tensor | None:
-    if is_padding_BS is None:
-        if not num_missing:
-            return None
-        is_padding_BS = torch.zeros(like_BSE.shape[:2], dtype=torch.bool, device=like_BSE.device)
-    return F.pad(is_padding_BS, (0, 0, 0, num_missing), value=True)
 
 
 def _unit_length(x: Tensor) -> Tensor:

@@ -50,6 +50,10 @@ class SparseMoEConfig(FeedForwardConfig):
     def estimates_load(self) -> bool:
         return self.router.estimates_load(self.num_experts)
 
+    @property
+    def learns_routing(self) -> bool:
+        return self.router.learns
+
     def with_default_widths(self, d_model: int) -> SparseMoEConfig:
         d_expert = self.d_expert or 4 * d_model
         return self.model_copy(update={"d_expert": d_expert, "d_shared_expert": self.d_shared_expert or d_expert})
@@ -63,15 +67,7 @@ class SparseMoEConfig(FeedForwardConfig):
         return leaks
 
     def problems(self) -> list[FieldProblem]:
-        problems = [
-            FieldProblem(
-                f"router.{problem.field}",
-                problem.what,
-                allowed=problem.allowed,
-                involves=("num_experts", *(f"router.{field}" for field in problem.involves)),
-            )
-            for problem in self.router.problems_with(self.num_experts)
-        ]
+        problems = [problem.under("router", also_involves=("num_experts",)) for problem in self.router.problems_with(self.num_experts)]
         if self.capacity is not None and self.router.fixes_load:
             what = f"the {self.router.kind} router gives every expert the same number of tokens, a capacity has nothing to limit"
             problems.append(FieldProblem("capacity", what, allowed="null with this router", involves=("router.kind",)))
@@ -80,6 +76,10 @@ class SparseMoEConfig(FeedForwardConfig):
             allowed = "false, or num_shared_experts of 1 or more"
             problems.append(FieldProblem("shared_gate", what, allowed=allowed, involves=("num_shared_experts",)))
         return problems
+
+    def problems_with_batches(self, sizes: dict[str, int], seq_len: int) -> list[FieldProblem]:
+        problems = self.router.problems_with_batches(sizes, seq_len, self.num_experts)
+        return [problem.under("router", also_involves=("num_experts",)) for problem in problems]
 
 
 class SparseMoE(FeedForward):

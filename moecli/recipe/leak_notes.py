@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from moecli.recipe.schema import Recipe
 
-SEES_FUTURE = "this model sees its future: its loss can't be reached when generating (allow_future_leak)"
+SEES_FUTURE = "this model sees its future: its loss may be out of reach when generating (allow_future_leak)"
 MIXES_ROWS = "the loss depends on how sequences are batched together"
 
 
@@ -21,6 +21,6 @@ def leak_notes(recipe: Recipe) -> list[str]:
     return notes
 
 
-def leaks_json(recipe: Recipe) -> dict[str, bool]:
-    """The declarations, as the JSON of every report has them."""
-    return {"leaks_future": recipe.leaks_future, "mixes_rows": recipe.mixes_rows}
+def leaks_json(recipe: Recipe) -> dict[str, str | bool]:
+    """The declarations, as the JSON of every report has them. In masked-lm a token is meant to see its future."""
+    return {"objective": recipe.objective, "leaks_future": recipe.leaks_future, "mixes_rows": recipe.mixes_rows}

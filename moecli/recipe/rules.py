@@ -30,26 +30,28 @@ def leak_problems(ffn: FeedForwardConfig, *, allow_future_leak: bool) -> list[Fi
 
 def balance_problems(ffn: FeedForwardConfig, training: TrainingConfig) -> list[FieldProblem]:
     """Balance rules that the feed-forward block has nothing for."""
+    source = f"{FFN}.router" if "router" in type(ffn).model_fields else f"{FFN}.kind"
     problems = []
     if training.bias_update is not None and not ffn.has_selection_bias:
         what = "there is no selection bias to move"
         allowed = f"null, or a router with a bias ({FFN}.router: kind: sigmoid_topk, or kind: topk with selection_bias: true)"
-        problems.append(FieldProblem("training.bias_update", what, allowed=allowed, involves=(f"{FFN}.router",)))
+        problems.append(FieldProblem("training.bias_update", what, allowed=allowed, involves=(source,)))
     if training.load_loss and not ffn.estimates_load:
         what = "the router has no noise to estimate its load by, or chooses all experts"
         allowed = f"0, or {FFN}.router.kind noisy_topk (top_k less than num_experts) or vmoe_topk (noise_std above 0)"
-        problems.append(FieldProblem("training.load_loss", what, allowed=allowed, involves=(f"{FFN}.router",)))
+        problems.append(FieldProblem("training.load_loss", what, allowed=allowed, involves=(source,)))
+    if training.importance_loss and not ffn.learns_routing:
+        what = "there is no routing that could learn from it"
+        problems.append(FieldProblem("training.importance_loss", what, allowed="0, or a router that learns", involves=(source,)))
     return problems
 
 
-def batch_problems(ffn: FeedForwardConfig, training: TrainingConfig, evaluation_batch_size: int) -> list[FieldProblem]:
-    """Numbers of sequences that the feed-forward block can't work with, in training and in evaluation."""
-    sizes = [
-        (training.micro_batch_size, ("training.batch_size", "training.gradient_accumulation")),
-        (evaluation_batch_size, ("evaluation.batch_size",)),
-    ]
-    return [
-        FieldProblem(f"{FFN}.{problem.field}", problem.what, allowed=problem.allowed, involves=keys)
-        for size, keys in sizes
-        for problem in ffn.problems_with_batch(size)
-    ]
+def batch_problems(ffn: FeedForwardConfig, training: TrainingConfig, evaluation_batch_size: int, seq_len: int) -> list[FieldProblem]:
+    """Numbers of sequences or tokens that the feed-forward block can't work with, in training and in evaluation."""
+    accumulates = training.gradient_accumulation > 1
+    sizes = {
+        "training.batch_size" + " / gradient_accumulation" * accumulates: training.micro_batch_size,
+        "evaluation.batch_size": evaluation_batch_size,
+    }
+    keys = ("training.batch_size", "training.gradient_accumulation", "evaluation.batch_size", "data.seq_len")
+    return [problem.under(FFN, also_involves=keys) for problem in ffn.problems_with_batches(sizes, seq_len)]

@@ -53,7 +53,7 @@ class Recipe(Config):
         if self.objective == "causal-lm":
             problems += leak_problems(self.model.ffn, allow_future_leak=self.allow_future_leak)
         problems += balance_problems(self.model.ffn, self.training)
-        return problems + batch_problems(self.model.ffn, self.training, self.evaluation.batch_size)
+        return problems + batch_problems(self.model.ffn, self.training, self.evaluation.batch_size, self.data.seq_len)
 
     def _name_problems(self) -> list[FieldProblem]:
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name):

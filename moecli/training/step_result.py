@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from moecli.errors import TrainingError
-from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation
-from moecli.moe.routing import RoutingRecord
+from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation, moved_fraction
+from moecli.moe.routing import Routing, RoutingRecord
 from moecli.training.objective import Losses
 
 SOUND_CHECKPOINT = "the last checkpoint is sound"
@@ -31,20 +31,23 @@ class StepSums:
     """int64, before drops; None where no layer routes."""
     load_LE: Tensor | None
     """int64, after drops."""
-    logit_sum_L: Tensor | None
-    """The sum of each layer's router logits: not finite where one of them is not."""
+    router_sum_L: Tensor | None
+    """The sum of each layer's router logits and weights: not finite where one of them is not."""
+    moved_L: Tensor | None
+    """int64, assignments that ran on another expert than they chose."""
 
     @classmethod
     def of_micro_batch(cls, losses: Losses, records: Sequence[RoutingRecord]) -> StepSums:
         named = {"loss": losses.cross_entropy} | losses.router
         detached = {name: loss.detach() for name, loss in named.items()}
         if not records:
-            return cls(detached, None, None, None)
+            return cls(detached, None, None, None, None)
         return cls(
             losses=detached,
             chosen_load_LE=torch.stack([record.chosen_load_E for record in records]),
             load_LE=torch.stack([record.load_E for record in records]),
-            logit_sum_L=torch.stack([record.routing.logits_TE.detach().sum() for record in records]),
+            router_sum_L=torch.stack([_sum_of_router(record.routing) for record in records]),
+            moved_L=torch.stack([record.num_moved for record in records]),
         )
 
     def __add__(self, other: StepSums) -> StepSums:
@@ -52,7 +55,8 @@ class StepSums:
             losses={name: loss + other.losses[name] for name, loss in self.losses.items()},
             chosen_load_LE=_sum(self.chosen_load_LE, other.chosen_load_LE),
             load_LE=_sum(self.load_LE, other.load_LE),
-            logit_sum_L=_sum(self.logit_sum_L, other.logit_sum_L),
+            router_sum_L=_sum(self.router_sum_L, other.router_sum_L),
+            moved_L=_sum(self.moved_L, other.moved_L),
         )
 
 
@@ -74,21 +78,22 @@ class StepResult:
         """The step as plain numbers. Losses are means over micro-batches, load figures over layers, dead experts the sum."""
         figures = {name: loss.item() / self.num_micro_batches for name, loss in self.sums.losses.items()}
         figures |= {"grad_norm": self.grad_norm.item(), "learning_rate": self.learning_rate}
-        if self.sums.load_LE is None or self.sums.chosen_load_LE is None:
+        if self.sums.load_LE is None or self.sums.chosen_load_LE is None or self.sums.moved_L is None:
             return figures
-        chosen_load_LE, load_LE = self.sums.chosen_load_LE.cpu(), self.sums.load_LE.cpu()
+        chosen_load_LE, load_LE, moved_L = self.sums.chosen_load_LE.cpu(), self.sums.load_LE.cpu(), self.sums.moved_L.cpu()
         return figures | {
             "load_cv": coefficient_of_variation(load_LE).mean().item(),
             "max_violation": max_violation(load_LE).mean().item(),
             "dropped_fraction": dropped_fraction(chosen_load_LE, load_LE).mean().item(),
+            "moved_fraction": moved_fraction(chosen_load_LE, moved_L).mean().item(),
             "dead_experts": int(dead_experts(load_LE).sum().item()),
         }
 
     def check_finite(self) -> None:
         """Raises TrainingError if router logits, loss or gradient are not finite, with the step and the first layer where it shows."""
         done = self.step + 1
-        if self.sums.logit_sum_L is not None:
-            sums = zip(self.routed_layers, self.sums.logit_sum_L.tolist(), strict=True)
+        if self.sums.router_sum_L is not None:
+            sums = zip(self.routed_layers, self.sums.router_sum_L.tolist(), strict=True)
             broken = [layer for layer, value in sums if not math.isfinite(value)]
             if broken:
                 raise TrainingError(
@@ -101,6 +106,10 @@ class StepResult:
                 f"loss {loss}, gradient norm {grad_norm} at step {done}",
                 next_step=f"lower training.learning_rate, or raise training.schedule.warmup_fraction; {SOUND_CHECKPOINT}",
             )
+
+
+def _sum_of_router(routing: Routing) -> Tensor:
+    return routing.logits_TE.detach().sum() + routing.weights_A.detach().sum()
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -24,6 +24,8 @@ class RouterConfig(KindConfig):
     fixes_load: ClassVar[bool] = False
     """Whether every expert gets the same number of tokens by construction, so that a capacity has nothing to limit."""
 
+    learns: ClassVar[bool] = True
+    """Whether there is anything to learn."""
     ignores_tokens: ClassVar[bool] = False
     """Whether the choice has nothing to do with what the tokens are, so that nothing can be seen through it."""
     weighs_evenly: ClassVar[bool] = False
@@ -44,6 +46,10 @@ class RouterConfig(KindConfig):
 
     def problems_with(self, num_experts: int) -> list[FieldProblem]:
         """The rules between this router and the number of experts that are broken."""
+        return []
+
+    def problems_with_batches(self, sizes: dict[str, int], seq_len: int, num_experts: int) -> list[FieldProblem]:
+        """The rules between this router and what goes through the model at once that are broken; see FeedForwardConfig."""
         return []
 
 

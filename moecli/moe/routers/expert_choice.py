@@ -44,6 +44,18 @@ class ExpertChoiceConfig(RouterConfig):
         what = f"more experts per token than there are experts ({num_experts})"
         return [FieldProblem("experts_per_token", what, allowed=f"more than 0, up to num_experts ({num_experts})")]
 
+    def problems_with_batches(self, sizes: dict[str, int], seq_len: int, num_experts: int) -> list[FieldProblem]:
+        pools = {"data.seq_len": seq_len} if self.pool == "sequence" else sizes
+        problems = []
+        for key, size in pools.items():
+            taken = self.experts_per_token * size / num_experts
+            # Rounding up a sequence's many tokens is a small thing, rounding up a few sequences is another model.
+            if taken < 1 or (self.pool == "batch" and abs(taken - round(taken)) > 1e-9):
+                what = f"leaves each of {num_experts} experts {taken:.4g} of {key} ({size})"
+                allowed = f"experts_per_token * {size} / {num_experts} {'1 or more' if self.pool == 'sequence' else 'a whole number'}"
+                problems.append(FieldProblem("experts_per_token", what, allowed=allowed, involves=("pool",)))
+        return problems
+
     def tokens_per_expert(self, pool_size: int, num_experts: int) -> int:
         """C, how many tokens of a pool an expert takes."""
         # The small number keeps products such as 1.1 * 10 from being rounded up to 12.
@@ -54,7 +66,7 @@ class ExpertChoiceRouter(Router):
     """S = softmax over experts of x W^T; expert e takes the C tokens of its pool with the largest S_te, which is also their weight.
 
     (arXiv 2202.09368, section 3.2, eq. 1-2; without its optional cap on experts per token.) With `pool: batch` a pool is one position of
-    all sequences, which keeps the future out (as llm-random's group_by_batch).
+    all sequences, which keeps the future out (as llm-random's group_by_batch). There a sequence that comes alone gets every expert.
     """
 
     config_class = ExpertChoiceConfig

@@ -21,6 +21,7 @@ _MIX_1, _MIX_2, _STEP = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x61C8864680B
 class HashConfig(TokenChoiceConfig):
     """Options of the `hash` router."""
 
+    learns: ClassVar[bool] = False
     weighs_evenly: ClassVar[bool] = True
 
     kind: Literal["hash"] = "hash"

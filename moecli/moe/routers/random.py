@@ -20,6 +20,7 @@ class RandomConfig(TokenChoiceConfig):
     """Options of the `random` router."""
 
     ignores_tokens: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
     weighs_evenly: ClassVar[bool] = True
 
     kind: Literal["random"] = "random"

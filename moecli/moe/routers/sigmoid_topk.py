@@ -5,12 +5,13 @@ Knows the equations of DeepSeek-V3 (arXiv 2412.19437). Must not know how the bia
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from moecli.config import PositiveFloat, PositiveInt
+from moecli.config import PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.routers.base import ScoredChoiceConfig, TokenChoiceRouter, float32_logits, normalized, token_choice
 from moecli.moe.routing import Routing, Tokens
@@ -20,7 +21,7 @@ class SigmoidTopKConfig(ScoredChoiceConfig):
     """Options of the `sigmoid_topk` router."""
 
     kind: Literal["sigmoid_topk"] = "sigmoid_topk"
-    scale: PositiveFloat = 1.0
+    scale: Annotated[float, Interval(gt=0, le=1000)] = 1.0
     """Multiplies the weights after that (DeepSeek-V3: 2.5)."""
     selection_bias: bool = True
     """Add a bias to the scores for the choice alone, never to the weights; training.bias_update moves it."""
@@ -52,10 +53,10 @@ class SigmoidTopKConfig(ScoredChoiceConfig):
         group_size = num_experts // self.num_groups
         if self.group_score == "top2_sum" and group_size < 2:
             what = f"leaves groups of {group_size} expert, which have no two best"
-            allowed = f"at most num_experts / 2 ({num_experts // 2}), or group_score: max"
+            allowed = f"a divisor of num_experts ({num_experts}), half of it at most, or group_score: max"
             problems.append(FieldProblem("num_groups", what, allowed=allowed, involves=("group_score",)))
         if self.top_groups * group_size < self.top_k <= num_experts:
-            what = f"{self.top_groups} groups of {group_size} experts are too few for top_k {self.top_k}"
+            what = f"leaves {self.top_groups * group_size} of {num_experts} experts to choose from, too few for top_k {self.top_k}"
             allowed = f"{-(-self.top_k // group_size)} or more, or a smaller top_k"
             problems.append(FieldProblem("top_groups", what, allowed=allowed, involves=("num_groups", "top_k")))
         return problems

@@ -5,22 +5,30 @@ Knows the equations of Riquelme et al. (arXiv 2106.05974). Must not know dispatc
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
-from moecli.config import NonNegativeFloat
+from moecli.errors import FieldProblem
 from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, float32_logits, token_choice
 from moecli.moe.routing import Routing, Tokens
+
+SMALLEST_NOISE = 1e-3
 
 
 class VMoETopKConfig(TokenChoiceConfig):
     """Options of the `vmoe_topk` router."""
 
     kind: Literal["vmoe_topk"] = "vmoe_topk"
-    noise_std: NonNegativeFloat = 1.0
+    noise_std: Annotated[float, Interval(ge=0, le=1000)] = 1.0
     """In training, spread of the noise on the logits, in units of 1 / num_experts."""
+
+    def problems(self) -> list[FieldProblem]:
+        if not 0 < self.noise_std < SMALLEST_NOISE:
+            return []
+        return [FieldProblem("noise_std", "the load estimate divides by it", allowed=f"0, or {SMALLEST_NOISE} or more")]
 
     def estimates_load(self, num_experts: int) -> bool:
         return self.noise_std > 0
