@@ -52,7 +52,7 @@ class EvalResult:
         }
         if self.audit is None:
             return content
-        declared = {f"declared_{key}": value for key, value in leaks_json(self.recipe).items()}
+        declared = {"declared_leaks_future": self.recipe.leaks_future, "declared_mixes_rows": self.recipe.mixes_rows}
         return content | {"audit": asdict(self.audit) | declared}
 
 

@@ -30,7 +30,7 @@ def test_without_an_audit_there_are_no_lines():
 def test_a_clean_causal_model_is_as_declared_and_its_loss_is_what_generating_gets():
     text = text_of(CLEAN)
     assert text.count("as declared") == 2 and "NOT DECLARED" not in text
-    assert "gap +0.000000" in text and "the reported loss is what generating gets" in text
+    assert "gap +0.000000" in text and "over these tokens generating gets the reported loss" in text
 
 
 def test_a_leak_that_is_declared_is_named_and_its_gap_explained():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from moecli.errors import DataError
 from moecli.evaluation import audit as audit_file
 from moecli.evaluation.audit import audit
-from moecli.model.config import GPTConfig
+from moecli.model.config import GPTConfig, MoELayersConfig
 from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
 from moecli.moe.capacity import CapacityConfig
@@ -64,7 +64,7 @@ def test_what_a_causal_dropless_model_is_said_to_lose_it_loses_when_generating_t
     assert (result.past_choices_changed, result.row_choices_changed) == (0, 0)
 
 
-@pytest.mark.parametrize("ffn", [EXPERT_CHOICE, SoftMoEConfig(num_experts=4), SoftMoEConfig(num_experts=4, mixing="batch", group_size=2)])
+@pytest.mark.parametrize("ffn", [EXPERT_CHOICE, SoftMoEConfig(num_experts=4), SoftMoEConfig(num_experts=4, mixing="batch")])
 def test_what_others_give_away_is_missing_when_generating(ffn):
     result = audit(random_gpt(ffn), random_ids(), "float32")
     assert abs(result.stepwise_loss - result.teacher_forced_loss) > 1e-3
@@ -174,3 +174,13 @@ def test_an_audit_changes_nothing_and_says_the_same_again(training):
     assert all(parameter.grad is None for parameter in model.parameters())
     torch.manual_seed(99)
     assert audit(model, random_ids(), "float32") == first
+
+
+def test_a_leak_of_a_barely_trained_model_is_seen():
+    # DeepSeek's small initial weights, and a soft layer at the end alone, which chooses nothing: the logits of the past move by 1e-5.
+    config = GPTConfig(
+        d_model=64, num_layers=4, init_std=0.006, ffn=SoftMoEConfig(num_experts=4, d_expert=64), moe_layers=MoELayersConfig(indices=[3])
+    )
+    result = audit(build_gpt(config, VOCAB, seed=0), random_ids(), "float32")
+    assert result.leaks_future and not result.mixes_rows
+    assert 0 < result.max_abs_diff_past < 1e-4 and result.max_abs_diff_rows == pytest.approx(0, abs=1e-9)

@@ -42,10 +42,10 @@ def test_a_config_without_an_objective_is_causal_unless_it_says_no(options, is_c
         ({"d_model": 100, "num_heads": 3}, "num_heads"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads"),
         ({"d_model": 12, "num_heads": 4}, "head_dim"),
-        ({"ffn": SparseMoEConfig(), "moe_layers": {"indices": [9]}}, "moe_layers"),
+        ({"ffn": SparseMoEConfig(), "moe_layers": {"indices": [9]}}, "moe_layers.indices"),
+        ({"ffn": SparseMoEConfig(), "moe_layers": {"indices": []}}, "moe_layers"),
         ({"ffn": SparseMoEConfig(), "moe_layers": {"indices": [1, 4]}}, "moe_layers.indices"),
         ({"ffn": SparseMoEConfig(), "moe_layers": {"first_dense": 4}}, "moe_layers"),
-        ({"moe_layers": {"every": 2}}, "moe_layers"),
     ],
 )
 def test_impossible_shapes_name_the_field(options, field):

@@ -195,7 +195,9 @@ def test_moving_can_drop_of_top_2_though_there_is_room_for_all():
         (1.0, 1, 12, 4, 3),  # 12 / 4
         (1.0, 2, 12, 4, 6),  # 24 / 4
         (1.25, 1, 10, 4, 4),  # 12.5 / 4 = 3.125, rounded up
-        (1.1, 1, 10, 1, 11),  # 1.1 * 10 = 11.000000000000002 in floating point, and yet 11
+        (1.1, 1, 20, 2, 11),  # 1.1 * 20 / 2 = 11.000000000000002 in floating point, and yet 11
+        (1.1, 1, 10, 1, 10),  # 11, but there are 10 tokens
+        (1e308, 2, 10, 1, 10),  # beyond any number
         (0.2, 1, 1, 8, 1),  # 0.025, rounded up: never without any room
         (1e-12, 1, 1, 8, 1),  # nor here
         (2.0, 2, 8, 4, 8),  # 32 / 4: every token fits
@@ -208,7 +210,7 @@ def test_expert_capacity_by_hand(factor, top_k, group_size, num_experts, capacit
 @given(st.integers(1, 500), st.integers(1, 8), st.integers(1, 16384), st.integers(1, 256))
 def test_expert_capacity_is_the_exact_product_rounded_up(hundredths, top_k, group_size, num_experts):
     exact = Fraction(hundredths, 100) * top_k * group_size / num_experts
-    assert expert_capacity(hundredths / 100, top_k, group_size, num_experts) == math.ceil(exact)
+    assert expert_capacity(hundredths / 100, top_k, group_size, num_experts) == min(group_size, math.ceil(exact))
 
 
 # Three tokens of one sequence and two experts, room for 1 each. Rows: token 0, 1, 2; the first choice's weight grows with the token.

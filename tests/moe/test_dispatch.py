@@ -7,7 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moecli.moe.dispatch import count_load, dispatch_dropless
+from moecli.moe.capacity import CapacityConfig
+from moecli.moe.dispatch import count_load, dispatch_dropless, dispatch_with_capacity
+from moecli.moe.load import moved_fraction
+from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing
 
 
@@ -51,3 +54,18 @@ def test_every_assignment_is_in_its_experts_queue_in_order(num_experts, data):
 
 def test_count_load_counts_experts_without_tokens():
     assert count_load(torch.tensor([1, 1, 3]), 5).tolist() == [0, 2, 0, 1, 0]
+
+
+def test_moved_assignments_are_counted_apart_from_dropped_ones():
+    # Room for 1 at each of 3 experts. Token 0 and 1 both chose expert 0 (0.5, 0.4, 0.1): the second moves to expert 1. Token 2 chose
+    # expert 1, which is full now, and so is 0: it moves to 2. Token 3 finds nothing.
+    probs = torch.tensor([[0.5, 0.4, 0.1], [0.5, 0.4, 0.1], [0.3, 0.6, 0.1], [0.5, 0.4, 0.1]])
+    weights, experts = probs.topk(1, dim=-1)
+    routing = token_choice(probs.log(), probs, experts, weights, seq_len=4)
+    config = CapacityConfig(factor=0.75, overflow="next")  # 0.75 * 4 / 3 = 1
+    _, record = dispatch_with_capacity(routing, config, config.factor)
+    assert record.final_expert_ids_A.tolist()[:3] == [0, 1, 2]
+    assert record.kept_A.tolist() == [True, True, True, False]
+    assert record.num_moved.item() == 2
+    assert moved_fraction(record.chosen_load_E, record.num_moved).item() == 0.5
+    assert dispatch_dropless(routing)[1].num_moved.item() == 0

@@ -74,20 +74,25 @@ def soft_moe_by_loops(layer: SoftMoE, activation: str, x_BSD: Tensor, is_padding
 
 
 def mixture_of_tokens_by_loops(layer: SoftMoE, activation: str, x_BSD: Tensor, is_padding_BS: Tensor | None = None) -> Tensor:
-    """arXiv 2310.15961, section 3: each expert on the mean of a group, weighted by softmax over the group, and back by the same weights."""
+    """arXiv 2310.15961, section 3: each expert on the mean of a group, weighted by softmax over the group, and back by the same weights.
+
+    Sequences that are too few for a group are in it more than once.
+    """
     batch_size, seq_len, _ = x_BSD.shape
     weight_ED, group_size = layer.mixer.weight, layer.mixer.group_size
     y = {(row, s): torch.zeros(x_BSD.shape[-1]) for row in range(batch_size) for s in range(seq_len)}
     for first in range(0, batch_size, group_size):
         for s in range(seq_len):
-            group = [row for row in range(first, min(first + group_size, batch_size)) if is_padding_BS is None or not is_padding_BS[row, s]]
+            rows = list(range(first, min(first + group_size, batch_size)))
+            filled = [rows[place % len(rows)] for place in range(group_size)]
+            group = [row for row in filled if is_padding_BS is None or not is_padding_BS[row, s]]
             if not group:
                 continue
             for expert in range(weight_ED.shape[0]):
                 weights = softmax([weight_ED[expert] @ x_BSD[row, s] for row in group])
                 mixture_D = sum(weight * x_BSD[row, s] for weight, row in zip(weights, group, strict=True))
                 output_D = expert_of(layer, activation, expert, mixture_D)
-                for weight, row in zip(weights, group, strict=True):
+                for row, weight in dict(zip(group, weights, strict=True)).items():
                     y[row, s] = y[row, s] + weight * output_D
     return torch.stack([y[row, s] for row in range(batch_size) for s in range(seq_len)]).view_as(x_BSD)
 
@@ -222,8 +227,18 @@ def test_the_last_sequences_are_mixed_among_themselves(group_size, batch_size):
     alone_BSD, alone = layer(x_BSD[-num_left:])
     torch.testing.assert_close(y_BSD[-num_left:], alone_BSD)
     torch.testing.assert_close(record.routing.weights_A.view(batch_size, -1)[-num_left:], alone.routing.weights_A.view(num_left, -1))
-    exact_BSD, _ = build(soft("batch", 2, group_size=num_left))(x_BSD[-num_left:])
-    torch.testing.assert_close(alone_BSD, exact_BSD)
+    filled_BSD, _ = layer(x_BSD[-num_left:][torch.arange(group_size) % num_left])
+    torch.testing.assert_close(alone_BSD, filled_BSD[:num_left])
+
+
+def test_a_sequence_alone_gets_the_experts_mean_in_the_size_that_it_has_in_a_group():
+    # Four equal sequences weigh 1/4 each, and their mixture is each of them: a token gets a quarter of the sum of its experts.
+    layer = build(soft("batch", 3, group_size=4))
+    x_BSD = inputs(1, 5)
+    y_BSD, record = layer(x_BSD)
+    expected_TD = layer.experts.forward_all(x_BSD.flatten(0, 1), torch.full((5, 3), 1 / 4))
+    torch.testing.assert_close(y_BSD.flatten(0, 1), expected_TD)
+    torch.testing.assert_close(record.routing.weights_A, torch.full((15,), 1 / 4))
 
 
 def test_soft_moe_with_padding_is_the_sequence_cut_short():
@@ -244,7 +259,7 @@ def test_mixture_of_tokens_with_padding_is_the_group_without_it():
     x_BSD = inputs(3, 4)
     y_BSD, record = layer(x_BSD, padded([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 1, 1]]))
     full_BSD, _ = layer(x_BSD[:, :2])
-    without_BSD, _ = layer(x_BSD[:2, 2:3])
+    without_BSD, _ = build(soft("batch", 2, group_size=2))(x_BSD[:2, 2:3])
     torch.testing.assert_close(y_BSD[:, :2], full_BSD)
     torch.testing.assert_close(y_BSD[:2, 2:3], without_BSD)
     assert y_BSD.isfinite().all()
@@ -339,11 +354,13 @@ def test_defaults_are_filled_in_and_stay_valid():
 
 def test_sequences_that_do_not_fill_their_groups_are_told():
     config = SoftMoEConfig(num_experts=8, mixing="batch", group_size=4)
-    assert config.problems_with_batch(8) == []
-    (problem,) = config.problems_with_batch(6)
-    assert problem.field == "group_size" and "6" in problem.what
-    assert [bool(SoftMoEConfig(num_experts=8, mixing="batch").problems_with_batch(size)) for size in (8, 12, 16)] == [False, True, False]
-    assert SoftMoEConfig(num_experts=8).problems_with_batch(3) == []
+    assert config.problems_with_batches({"a": 8, "b": 4}, 16) == []
+    (problem,) = config.problems_with_batches({"a": 6, "b": 8, "c": 9}, 16)
+    assert problem.field == "group_size" and problem.what == "groups of 4 sequences don't divide a (6) and c (9)"
+    assert "a divisor of 1;" in problem.allowed
+    by_default = SoftMoEConfig(num_experts=8, mixing="batch")
+    assert [bool(by_default.problems_with_batches({"a": size}, 16)) for size in (8, 12, 16)] == [False, True, False]
+    assert SoftMoEConfig(num_experts=8).problems_with_batches({"a": 3}, 16) == []
 
 
 def test_flops_by_hand():

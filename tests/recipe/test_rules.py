@@ -47,11 +47,27 @@ REFUSED = {
     ),
     "a micro-batch that does not": (
         "model: {ffn: {kind: soft, mixing: batch, group_size: 8}}\ntraining: {batch_size: 16, gradient_accumulation: 4}",
-        "model.ffn.group_size", "does not divide the 4 sequences", "a divisor of 4",
+        "model.ffn.group_size", "don't divide training.batch_size / gradient_accumulation (4)", "a divisor of 4",
     ),
     "an evaluation batch that does not": (
         "model: {ffn: {kind: soft, mixing: batch, num_experts: 16}}\nevaluation: {batch_size: 24}",
-        "model.ffn", "does not divide the 24 sequences", "a divisor of 24",
+        "model.ffn", "groups of 16 sequences don't divide evaluation.batch_size (24)", "a divisor of 8",
+    ),
+    "expert choice over too few sequences": (
+        "model: {ffn: {kind: sparse, router: {kind: expert_choice, pool: batch}}}\ntraining: {batch_size: 2}",
+        "model.ffn.router", "leaves each of 8 experts 0.5 of training.batch_size (2)", "a whole number",
+    ),
+    "expert choice of less than a token": (
+        "objective: masked-lm\ndata: {seq_len: 16}\nmodel: {ffn: {kind: sparse, num_experts: 64, router: {kind: expert_choice}}}",
+        "model.ffn.router", "leaves each of 64 experts 0.5 of data.seq_len (16)", "1 or more",
+    ),
+    "importance of what can't learn": (
+        "model: {ffn: {kind: sparse, router: {kind: hash}}}\ntraining: {importance_loss: 0.1}",
+        "training.importance_loss", "no routing that could learn", "a router that learns",
+    ),
+    "noise that divides by nothing": (
+        "model: {ffn: {kind: sparse, router: {kind: vmoe_topk, noise_std: 1.0e-9}}}",
+        "model.ffn.router.noise_std", "the load estimate divides by it", "0, or 0.001 or more",
     ),
     "slots over a batch": (
         "model: {ffn: {kind: soft, mixing: batch, slots_per_expert: 2}}",

@@ -170,14 +170,16 @@ def test_the_bias_moves_after_the_step_by_the_load_of_all_micro_batches(split):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_router_logits_that_are_no_numbers_are_named_with_step_and_layer_and_nothing_is_saved(split, value):
-    trainer = trainer_of(split, steps=8, log_every=4, checkpoint_every=2)
+@pytest.mark.parametrize("parameter", ["weight", "noise_weight"])
+def test_a_router_that_computes_no_numbers_is_named_with_step_and_layer_and_nothing_is_saved(split, value, parameter):
+    ffn = SparseMoEConfig(num_experts=4, d_expert=8, router=NoisyTopKConfig())
+    trainer = trainer_of(split, ffn, steps=8, log_every=4, checkpoint_every=2)
     step = trainer.step
 
     def poisoned(number: int):
         if number == 2:
             with torch.no_grad():
-                trainer.model.blocks[1].ffn.router.weight[0, 0] = value
+                getattr(trainer.model.blocks[1].ffn.router, parameter)[0] = value
         return step(number)
 
     trainer.step = poisoned

@@ -309,7 +309,8 @@ def test_eval_on_other_text_and_on_the_train_split(tiny_recipe):
     validation = evaluate_run(Path("run"))
     assert train_split.evaluation.tokens > validation.evaluation.tokens
     assert validation.to_json().keys() == {
-        "checkpoint", "corpus", "split", "tokens", "bytes", "loss", "perplexity", "bits_per_byte", "leaks_future", "mixes_rows",
+        "checkpoint", "corpus", "split", "tokens", "bytes", "loss", "perplexity", "bits_per_byte", "objective", "leaks_future",
+        "mixes_rows",
     }  # fmt: skip
 
 

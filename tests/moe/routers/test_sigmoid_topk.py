@@ -163,7 +163,7 @@ def test_a_bias_of_zero_is_no_bias():
     [
         ({"num_groups": 4}, "does not divide num_experts"),
         ({"num_groups": 6, "top_groups": 2}, "have no two best"),
-        ({"num_groups": 3, "top_groups": 1, "top_k": 3}, "are too few for top_k 3"),
+        ({"num_groups": 3, "top_groups": 1, "top_k": 3}, "too few for top_k 3"),
         ({"num_groups": 2, "top_groups": 3}, "more groups per token than there are groups"),
         ({"top_k": 1, "normalize_weights": True}, "would learn nothing"),
     ],
