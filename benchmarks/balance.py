@@ -18,8 +18,13 @@ from benchmarks.runs import RECIPES, train
 
 NOISY = "shazeer-noisy-topk"
 SIGMOID = "deepseek-v3"
-# The collapse of the first table takes longer to cost something.
-STEPS = {"losses": 1200, "bias": 600, "controls": 300}
+# Table by table, what is laid over every arm. The collapse of the first takes longer to cost something; MaxVio over a whole held-out text, in the
+# second, wants more of it than 5 %: the mean over few documents is uneven by itself.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "losses": ("training.steps=1200",),
+    "bias": ("training.steps=600", "data.validation_fraction=0.2"),
+    "controls": ("training.steps=300",),
+}
 NO_LOSS = ("training.balance_loss=0", "training.bias_update=null")
 
 # Table by table: the arm's name, its recipe, and what is laid over it.
@@ -31,11 +36,10 @@ TABLES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     ],
     # Wang et al. 2024 (arXiv 2408.15664), table 2: an auxiliary loss against the bias.
     "bias": [
-        ("neither", SIGMOID, NO_LOSS),
+        ("bias, sign 0.001", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.001")),
         ("loss 0.001", SIGMOID, ("training.balance_loss=0.001", "training.bias_update=null", "training.balance_counts=chosen")),
         ("loss 0.01", SIGMOID, ("training.balance_loss=0.01", "training.bias_update=null", "training.balance_counts=chosen")),
-        ("bias, sign 0.001", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.001")),
-        ("bias, sign 0.003", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.003")),
+        ("neither", SIGMOID, NO_LOSS),
     ],
     # Does a learned router beat none? The controls have the same experts and the same top_k.
     "controls": [
@@ -75,7 +79,7 @@ def main() -> None:
             def run(task: tuple[str, str, tuple[str, ...], int], table: str = table) -> dict[str, Any]:
                 arm, recipe, overrides, seed = task
                 out = Path(folder) / f"{table}-{arm}-{seed}"
-                settings = (f"seed={seed}", f"training.steps={STEPS[table]}", "evaluation.every=0", *overrides, *arguments.overrides)
+                settings = (f"seed={seed}", *SETTINGS[table], "evaluation.every=0", *overrides, *arguments.overrides)
                 return train(RECIPES / f"{recipe}.yaml", settings, out, threads=1).result
 
             results = list(pool.map(run, work))
