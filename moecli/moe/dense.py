@@ -47,6 +47,10 @@ class DenseMoE(FeedForward):
         self.gate_weight = nn.Parameter(torch.empty(config.num_experts, d_model))
         self.experts = Experts(config.num_experts, d_model, config.d_expert, activation)
 
+    @property
+    def expert_outputs(self) -> tuple[Tensor, ...]:
+        return (self.experts.out_proj,)
+
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, RoutingRecord]:
         logits_TE = float32_logits(x_BSD, self.gate_weight)
         probs_TE = logits_TE.softmax(dim=-1)

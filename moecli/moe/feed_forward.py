@@ -70,6 +70,11 @@ class FeedForward(nn.Module, ABC):
         """The bias that the loss-free update moves, float32; None without one."""
         return None
 
+    @property
+    def expert_outputs(self) -> tuple[Tensor, ...]:
+        """The weights whose slice [e] makes expert e's output, so that zeros switch it off; empty without experts."""
+        return ()
+
     def forward_flops_per_token(self, seq_len: int) -> float:
         """Multiplications and additions of all matrix products, before drops. Every active parameter is a factor once."""
         return 2 * self.num_active_params

@@ -21,7 +21,7 @@ class Tokens:
     """What a layer may know of its tokens beside their features."""
 
     ids_BS: Tensor
-    """int64 token ids; the `hash` router goes by them."""
+    """int64 token ids; the `hash` router goes by them, and in evaluation the `random` one."""
     is_padding_BS: Tensor | None = None
     """bool, True where a token only fills up its sequence: it gets no expert, takes no room and counts in no loss. None: no padding."""
 

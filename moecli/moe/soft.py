@@ -94,6 +94,10 @@ class SoftMoE(FeedForward):
             assert config.group_size is not None
             self.mixer = BatchMixer(config.num_experts, config.group_size, d_model)
 
+    @property
+    def expert_outputs(self) -> tuple[Tensor, ...]:
+        return (self.experts.out_proj,)
+
     def forward_flops_per_token(self, seq_len: int) -> float:
         mixtures_per_token = self.mixer.mixtures_per_token(seq_len)
         return 2 * mixtures_per_token * self.experts.params_per_expert + self.mixer.flops_per_token

@@ -61,7 +61,7 @@ class SparseMoEConfig(FeedForwardConfig):
     def leaks(self) -> list[Leak]:
         router = self.router
         leaks = [leak.under("router") for leak in router.leaks(self.num_experts)]
-        if self.capacity is not None and isinstance(router, TokenChoiceConfig) and not router.ignores_tokens:
+        if self.capacity is not None and isinstance(router, TokenChoiceConfig):
             of_capacity = self.capacity.leaks(router.top_k, self.num_experts, weighs_evenly=router.weighs_evenly)
             leaks += [leak.under("capacity") for leak in of_capacity]
         return leaks
@@ -107,6 +107,10 @@ class SparseMoE(FeedForward):
     def num_active_params(self) -> int:
         idle_experts = self.experts.num_experts - self.router.assignments_per_token
         return super().num_active_params - round(idle_experts * self.experts.params_per_expert)
+
+    @property
+    def expert_outputs(self) -> tuple[Tensor, ...]:
+        return (self.experts.out_proj,)
 
     @property
     def selection_bias_E(self) -> Tensor | None:

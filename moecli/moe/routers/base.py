@@ -26,8 +26,6 @@ class RouterConfig(KindConfig):
 
     learns: ClassVar[bool] = True
     """Whether there is anything to learn."""
-    ignores_tokens: ClassVar[bool] = False
-    """Whether the choice has nothing to do with what the tokens are, so that nothing can be seen through it."""
     weighs_evenly: ClassVar[bool] = False
     """Whether all weights are the same."""
 

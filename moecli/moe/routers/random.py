@@ -1,6 +1,6 @@
 """Random routing: experts are drawn, whatever the token. A control that a learned router has to beat.
 
-Knows positions. Must not look at the features.
+Knows token ids. Must not know what the ids spell, nor look at the features.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from moecli.config import NonNegativeInt
 from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter
@@ -19,34 +19,48 @@ from moecli.moe.routing import Routing, Tokens
 class RandomConfig(TokenChoiceConfig):
     """Options of the `random` router."""
 
-    ignores_tokens: ClassVar[bool] = True
     learns: ClassVar[bool] = False
     weighs_evenly: ClassVar[bool] = True
 
     kind: Literal["random"] = "random"
     seed: NonNegativeInt = 0
-    """Decides the draws in evaluation."""
+    """Another seed is other draws in evaluation."""
 
 
 class RandomRouter(TokenChoiceRouter):
     """k experts out of E with equal chances, each with weight 1/k; nothing is learned.
 
-    In training the draws are fresh for each token and step. In evaluation position and
-    `seed` decide them, alike in every layer, so that a loss can be measured twice.
+    In training the draws are fresh for each token and step. In evaluation the ids of the sequence up to the token decide them, with
+    `seed` and a number of the layer's own: they look as random, and a loss can be measured twice.
     """
 
     config_class = RandomConfig
     config: RandomConfig
+    layer_key: Tensor
+    """int64 scalar, a buffer: sets the layer's draws in evaluation apart from those of other layers."""
 
     def __init__(self, config: RandomConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)
         self.num_experts = num_experts
+        self.register_buffer("layer_key", torch.zeros((), dtype=torch.int64))
+
+    def init_weights(self, generator: Generator) -> None:
+        self.layer_key.random_(generator=generator)
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> Routing:
         batch_size, seq_len, _ = x_BSD.shape
         if self.training:
             draws_TE = torch.rand(batch_size * seq_len, self.num_experts, device=x_BSD.device)
         else:
-            positions_T = torch.arange(seq_len, device=x_BSD.device).repeat(batch_size)
-            draws_TE = mixed_bits(positions_T, self.num_experts, self.config.seed)
+            assert tokens is not None, "in evaluation the random router goes by token ids"
+            draws_TE = mixed_bits(prefix_bits(tokens) + self.layer_key, self.num_experts, self.config.seed)
         return even_choice(draws_TE, self.config.top_k, seq_len, tokens)
+
+
+def prefix_bits(tokens: Tokens) -> Tensor:
+    """int64 [T]: a number that looks random for each sequence of ids up to a token; without the padding, which nobody sees."""
+    positions_S = torch.arange(tokens.ids_BS.shape[1], device=tokens.ids_BS.device)
+    bits_BS = mixed_bits((tokens.ids_BS + (positions_S << 32)).flatten(), 1, 0).view_as(tokens.ids_BS)
+    if tokens.is_padding_BS is not None:
+        bits_BS = bits_BS.masked_fill(tokens.is_padding_BS, 0)
+    return bits_BS.cumsum(dim=1).flatten()  # sums wrap around
