@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 NUM_BYTES = 256
+# What a decoder writes for bytes that are no character yet, and the most bytes that make one.
+REPLACEMENT = "\ufffd"
+MOST_TOKENS_OF_A_CHARACTER = 4
 
 # How tokenizers of other projects call the end of a text, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>", "[SEP]")
@@ -56,6 +59,7 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self.end_of_text_id = vocabulary[end_of_text]
         self.vocab_size = max(vocabulary.values()) + 1
+        self._special_ids = {number for number, token in inner.get_added_tokens_decoder().items() if token.special}
 
     def encode(self, text: str) -> list[int]:
         return list(self._inner.encode(text, add_special_tokens=False).ids)
@@ -70,6 +74,33 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text; special tokens such as the end of text leave nothing in it."""
         return str(self._inner.decode(ids, skip_special_tokens=True))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; together they are the text. Of a character in several tokens the last one gives the whole.
+
+        Special tokens, and ids that the tokenizer doesn't know (a mask, say), are called by name.
+        """
+        pieces: list[str] = []
+        given: list[int] = []  # the last tokens whose text is known: what a decoder makes of the next may depend on them
+        waiting: list[int] = []
+        for number in ids:
+            if number in self._special_ids or number >= self.vocab_size:
+                pieces.append(self._inner.id_to_token(number) or f"[{number}]")
+                given, waiting = [], []
+                continue
+            waiting.append(number)
+            text = self.decode([*given, *waiting])
+            if text.endswith(REPLACEMENT) and len(waiting) < MOST_TOKENS_OF_A_CHARACTER:
+                pieces.append("")
+                continue
+            pieces.append(text[len(self.decode(given)) :])
+            given, waiting = waiting, []
+        return pieces
+
+    def token_text(self, number: int) -> str:
+        """The text of one token by itself; of a part of a character, its name in the vocabulary."""
+        text = "".join(self.pieces([number]))
+        return text if text.strip(REPLACEMENT) else str(self._inner.id_to_token(number))
 
     @property
     def json(self) -> str:

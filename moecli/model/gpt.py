@@ -52,6 +52,14 @@ class GPT(nn.Module):
         """The feed-forward block of each layer."""
         return [block.ffn for block in self.blocks if isinstance(block, Block)]
 
+    @property
+    def is_causal(self) -> bool:
+        return self.config.is_causal
+
+    def expert_outputs(self) -> dict[int, tuple[Tensor, ...]]:
+        """For each layer that routes the weights whose slice [e] makes expert e's output."""
+        return {layer: ffn.expert_outputs for layer, ffn in enumerate(self.feed_forwards()) if ffn.routes}
+
     def forward(self, ids_BS: Tensor, is_padding_BS: Tensor | None = None) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
         """Returns logits [B, S, V] and a record per layer, None where the layer does not route.
 

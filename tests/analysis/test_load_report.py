@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from moecli.analysis.load_report import LoadCollector
-from moecli.moe.dispatch import dispatch_dropless
+from moecli.moe.capacity import CapacityConfig
+from moecli.moe.dispatch import dispatch_dropless, dispatch_with_capacity
 from moecli.moe.routers import TopKConfig
 from moecli.moe.routers.base import token_choice
 from moecli.moe.routers.topk import TopKRouter
@@ -39,6 +40,34 @@ def test_report_by_hand():
     assert layer.entropy == pytest.approx(math.log(4) - 0.75 * math.log(3))
     assert layer.effective_experts == pytest.approx(math.exp(layer.entropy))
     assert layer.dropped_fraction == 0
+    # MaxVio of the batches: loads (2, 1), so 2 / 1.5 - 1 = 1/3; then (1, 0), so 1. Their mean is 2/3.
+    assert layer.max_violation_batch == pytest.approx(2 / 3)
+    # Largest probabilities 0.9, 0.5, 0.6, 0.6; less the others 0.1, 0.5, 0.4, 0.4.
+    assert layer.confidence == pytest.approx(0.65)
+    assert layer.margin == pytest.approx(0.3)
+
+
+def test_drops_by_part_of_the_sequence_by_hand():
+    # One sequence of 32 tokens, so 16 parts of 2; top-1, all on expert 0 of 2, which has room for 1.0 * 32 / 2 = 16: the second half drops.
+    probs_TE = torch.tensor([[0.9, 0.1]]).expand(32, 2)
+    routing = token_choice(probs_TE.log(), probs_TE, torch.zeros(32, 1, dtype=torch.int64), torch.ones(32, 1), seq_len=32)
+    collector = LoadCollector()
+    collector.add([dispatch_with_capacity(routing, CapacityConfig(), 1.0)[1]])
+    report = collector.report()
+    assert report.position_starts == list(range(0, 32, 2))
+    assert report.layers[0].dropped_by_position == [0.0] * 8 + [1.0] * 8
+    assert report.layers[0].dropped_fraction == 0.5
+
+
+def test_what_a_model_does_not_tell_is_none_not_a_number():
+    nan_TE = torch.full((3, 2), float("nan"))
+    routing = token_choice(nan_TE, nan_TE, torch.tensor([[0], [0], [1]]), torch.ones(3, 1), seq_len=3)
+    collector = LoadCollector()
+    collector.add([dispatch_dropless(routing)[1]])
+    (layer,) = collector.report().layers
+    assert layer.load == pytest.approx([2 / 3, 1 / 3])
+    assert (layer.importance, layer.cv_importance, layer.confidence, layer.margin) == (None, None, None, None)
+    assert collector.report().mean()["confidence"] is None
 
 
 def test_batches_cut_another_way_give_the_same_report():
@@ -58,7 +87,7 @@ def test_batches_cut_another_way_give_the_same_report():
 def test_a_model_without_routing_has_an_empty_report():
     collector = LoadCollector()
     collector.add([None, None])
-    assert collector.report().to_json() == {"tokens": 0, "layers": [], "mean": {}}
+    assert collector.report().to_json() == {"tokens": 0, "layers": [], "mean": {}, "position_starts": []}
 
 
 def test_mean_is_over_layers_and_dead_experts_are_added_up():

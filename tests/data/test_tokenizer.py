@@ -210,3 +210,34 @@ def test_table(kind):
     config = TOKENIZERS[kind].model_validate({"kind": kind, **({"path": "a"} if kind == "file" else {})})
     assert config.kind == kind
     assert all(name == "kind" or field.description for name, field in TOKENIZERS[kind].model_fields.items())
+
+
+@pytest.mark.parametrize("text", ["plain words, twice: plain words", "naïve – “quotes” 🙂🙂 日本語\n\ttab", " leading and trailing "])
+def test_the_pieces_of_a_text_are_the_text_and_one_for_each_token(text):
+    for config in (ByteTokenizerConfig(), BPETokenizerConfig(vocab_size=262)):
+        tokenizer = config.build(iter([text * 50]))
+        ids = tokenizer.encode(text)
+        pieces = tokenizer.pieces(ids)
+        assert len(pieces) == len(ids) and "".join(pieces) == text
+
+
+def test_a_character_in_several_tokens_is_the_piece_of_the_last():
+    tokenizer = ByteTokenizerConfig().build(iter(()))
+    assert tokenizer.pieces(tokenizer.encode("aé🙂")) == ["a", "", "é", "", "", "", "🙂"]
+
+
+def test_special_tokens_and_ids_beyond_the_vocabulary_have_names():
+    tokenizer = ByteTokenizerConfig().build(iter(()))
+    assert tokenizer.pieces([256, ord("a"), 257]) == ["<|endoftext|>", "a", "[257]"]
+    assert tokenizer.token_text(ord("a")) == "a" and tokenizer.token_text(0xC3) == "Ã"
+
+
+def test_a_decoder_that_strips_the_first_space_keeps_those_inside():
+    """Tokenizers of the Llama kind write a space as ▁ and drop the one at the beginning of a text."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers
+
+    inner = Inner(models.WordLevel({"▁one": 0, "▁two": 1, "<unk>": 2}, unk_token="<unk>"))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = Tokenizer(inner)
+    assert tokenizer.pieces(tokenizer.encode("one two two")) == ["one", " two", " two"]
