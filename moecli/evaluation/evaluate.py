@@ -6,19 +6,41 @@ Knows logits and targets. Must not add anything to the loss: dense and MoE model
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from moecli.config import Config, NonNegativeInt, PositiveInt
 from moecli.data.batches import IGNORED, Batch
 from moecli.model.device import Precision, autocast
-from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
 
 Observer = Callable[[Batch, tuple[RoutingRecord | None, ...]], None]
+
+
+class LanguageModel(Protocol):
+    """What can be evaluated: our GPT, or a model of others behind the same calls."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it predicts the next token; else tokens that were hidden from it."""
+        ...
+
+    def __call__(self, ids_BS: Tensor, /) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
+        """Logits [B, S, V], and a record per layer, None where the layer does not route."""
+        ...
+
+    def expert_outputs(self) -> dict[int, tuple[Tensor, ...]]:
+        """For each layer that routes the weights whose slice [e] makes expert e's output, so that zeros switch it off."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def eval(self) -> Any: ...
 
 
 class EvaluationConfig(Config):
@@ -54,7 +76,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None) -> Evaluation:
+def evaluate(
+    model: LanguageModel, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None
+) -> Evaluation:
     """Mean cross-entropy over all targets of the batches, each once.
 
     Args:
@@ -76,4 +100,4 @@ def evaluate(model: GPT, batches: Iterable[Batch], num_bytes: int, precision: Pr
         tokens += int((batch.targets_BS != IGNORED).sum())
         if observe is not None:
             observe(batch, records)
-    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes, is_masked=not model.config.is_causal)
+    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes, is_masked=not model.is_causal)
