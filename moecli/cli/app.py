@@ -15,6 +15,7 @@ import typer
 import moecli
 from moecli.cli import console
 from moecli.cli import eval as eval_file
+from moecli.cli import route_stats as route_stats_file
 from moecli.cli import train as train_file
 from moecli.cli.recipes import recipes_app
 from moecli.errors import Interrupted, MoecliError
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command("train", epilog=train_file.EPILOG)(train_file.train_command)
 app.command("eval", epilog=eval_file.EPILOG)(eval_file.eval_command)
+app.command("route-stats", epilog=route_stats_file.EPILOG)(route_stats_file.route_stats_command)
 app.add_typer(recipes_app, name="recipes")
 
 

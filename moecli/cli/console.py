@@ -6,12 +6,13 @@ Knows rich. Must not know any command.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+
+from moecli.workflows.plain_json import finite
 
 # Lines that are piped into a file are not broken at the width of a terminal that isn't there.
 PIPED_WIDTH = 200
@@ -32,18 +33,7 @@ def for_people(as_json: bool) -> Console:
 
 def print_json(content: dict[str, Any]) -> None:
     """Exactly one JSON object on stdout. JSON has no word for NaN and infinity: they become null."""
-    stdout().print(json.dumps(_finite(content), allow_nan=False), soft_wrap=True, markup=False, highlight=False)
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _finite(inner) for key, inner in value.items()}
-        case list():
-            return [_finite(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return None
-    return value
+    stdout().print(json.dumps(finite(content), allow_nan=False), soft_wrap=True, markup=False, highlight=False)
 
 
 def print_notices(console: Console, notices: Sequence[str]) -> None:

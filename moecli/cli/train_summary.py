@@ -1,4 +1,4 @@
-"""The closing words of `moecli train`: quality, cost, the load of every layer as a table and as a heatmap.
+"""The closing words of `moecli train`: quality, cost, and the load of every layer.
 
 Knows the results of the train workflow. Must not compute figures.
 """
@@ -10,19 +10,13 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from moecli.analysis.load_report import LayerLoad, LoadReport
+from moecli.cli.load_view import load_table, print_heatmap
 from moecli.cli.train_progress import quality_text
 from moecli.cli.words import big_number, num_bytes, token_word
 from moecli.recipe.leak_notes import leak_notes
 from moecli.workflows.plan import TrainingPlan
 from moecli.workflows.train import TrainResult
-
-# Load in multiples of the even share: the shade for the first limit that is not reached.
-SHADES = ((0.01, "·"), (0.5, "░"), (0.9, "▒"), (1.5, "▓"), (float("inf"), "█"))
-# What a line of the heatmap begins with: "layer   0  ".
-HEATMAP_MARGIN = 11
 
 
 def print_summary(console: Console, result: TrainResult) -> None:
@@ -36,7 +30,7 @@ def print_summary(console: Console, result: TrainResult) -> None:
         _say(console, f"note: {note}")
     if result.load.layers:
         _say(console, "")
-        console.print(load_table(result.load))
+        console.print(load_table(result.load, "validation "))
         print_heatmap(console, result.load)
     _say(console, "")
     for path in result.files:
@@ -61,52 +55,6 @@ def print_plan(console: Console, plan: TrainingPlan, notes: Sequence[str]) -> No
     console.print(table)
     for note in notes:
         _say(console, f"note: {note}")
-
-
-def load_table(report: LoadReport) -> Table:
-    """One line per layer that routes."""
-    table = Table(title=f"Expert load over {report.tokens:,} validation tokens", title_justify="left")
-    # Only a capacity with `overflow: next` moves anything.
-    has_moved = any(layer.moved_fraction for layer in report.layers)
-    headings = ["layer", "experts", "load CV", "MaxVio", "entropy (nats)", "effective experts", "dead", "dropped"]
-    for heading in headings + ["moved"] * has_moved:
-        table.add_column(heading, justify="right")
-    for layer in report.layers:
-        table.add_row(
-            str(layer.layer),
-            str(layer.num_experts),
-            f"{layer.cv_load:.3f}",
-            f"{layer.max_violation:.3f}",
-            f"{layer.entropy:.3f}",
-            f"{layer.effective_experts:.2f}",
-            str(layer.dead_experts),
-            f"{layer.dropped_fraction:.1%}",
-            *[f"{layer.moved_fraction:.1%}"] * has_moved,
-        )
-    return table
-
-
-def print_heatmap(console: Console, report: LoadReport) -> None:
-    """Layers x experts in shades, each in multiples of the even share."""
-    cell_width = min(2, (console.width - HEATMAP_MARGIN) // max(layer.num_experts for layer in report.layers))
-    if cell_width == 0:
-        _say(console, "too many experts for a heatmap of this width: the picture in routing/ has them all")
-        return
-    for layer in report.layers:
-        console.print(Text(f"layer {layer.layer:>3}  ").append_text(_shaded(layer, cell_width)), soft_wrap=True)
-    _say(
-        console,
-        "load / even share:  · dead   ░ < 0.5   ▒ < 0.9   ▓ < 1.5   █ more",
-    )
-
-
-def _shaded(layer: LayerLoad, cell_width: int) -> Text:
-    text = Text()
-    for share in layer.load:
-        multiple = share * layer.num_experts
-        shade = next(shade for limit, shade in SHADES if multiple < limit)
-        text.append(shade * cell_width, style="red" if multiple >= 1.5 else "blue" if multiple < 0.5 else "")
-    return text
 
 
 def _say(console: Console, text: str) -> None:

@@ -8,23 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moecli.data.corpora.files import FilesCorpus
-from moecli.data.prepare import prepare, prepare_text
-from moecli.data.tokenizer import Tokenizer
 from moecli.evaluation.audit import Audit
 from moecli.evaluation.evaluate import Evaluation
-from moecli.model.checkpoint import load_model
-from moecli.model.device import pick_device
 from moecli.recipe.leak_notes import leaks_json
-from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.evaluate_split import audit_split, evaluate_split
-from moecli.workflows.resume import check_same_data
-from moecli.workflows.run_dir import find_checkpoint
-
-Split = Literal["validation", "train"]
+from moecli.workflows.opened_run import Split, open_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +57,13 @@ def evaluate_run(run_path: Path, *, text: Sequence[str] = (), split: Split = "va
         split: which part of the recipe's corpus.
         audit: measure as well what the tokens of the first batch depend on.
     """
-    run, checkpoint = find_checkpoint(run_path)
-    recipe = load_recipe(run.recipe).recipe
-    model = load_model(checkpoint).to(pick_device(recipe.training.device))
-    tokenizer = Tokenizer.load(run.tokenizer)
-    if text:
-        tokens = prepare_text(FilesCorpus(paths=list(text)), tokenizer, recipe.data.cache_dir)
-    else:
-        data = prepare(recipe.data, tokenizer=tokenizer)
-        # With other documents the split is another, and text that was trained on could count as held out.
-        check_same_data(run, data, next_step="bring the old text (for stdlib, the Python version) back, or name files with --text")
-        tokens = data.validation if split == "validation" else data.train
+    opened = open_run(run_path, text=FilesCorpus(paths=list(text)) if text else None, split=split)
+    model, recipe, tokens, vocab_size = opened.model, opened.recipe, opened.tokens, opened.tokenizer.vocab_size
     return EvalResult(
-        checkpoint=checkpoint,
-        corpus=", ".join(text) or recipe.data.corpus.kind,
-        split="all" if text else split,
-        evaluation=evaluate_split(model, recipe, tokens, tokenizer.vocab_size),
+        checkpoint=opened.checkpoint,
+        corpus=opened.corpus,
+        split=opened.split,
+        evaluation=evaluate_split(model, recipe, tokens, vocab_size),
         recipe=recipe,
-        audit=audit_split(model, recipe, tokens, tokenizer.vocab_size) if audit else None,
+        audit=audit_split(model, recipe, tokens, vocab_size) if audit else None,
     )

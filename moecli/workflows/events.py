@@ -22,6 +22,16 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the stage is."""
+
+    done: int
+    total: int
+    unit: str
+    """What is counted, in the plural."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStarted:
     run_dir: Path
     device: str
@@ -49,5 +59,5 @@ class CheckpointSaved:
     path: Path
 
 
-Event = Stage | TrainingStarted | StepLogged | Validated | CheckpointSaved
+Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved
 Listener = Callable[[Event], None]

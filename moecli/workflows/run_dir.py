@@ -4,7 +4,8 @@ Knows every file name of a run. Must not know what is in the files.
 
     recipe.yaml  tokenizer.json  environment.json  metrics.jsonl
     checkpoints/step-N/  checkpoints/latest -> step-N
-    routing/load.json  routing/heatmap.png
+    routing/load.json  routing/heatmap.png      by train
+    route-stats/  route-stats-step-N/           by route-stats
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from moecli.moe.routing import RoutingRecord
 from moecli.recipe.leak_notes import leak_notes, leaks_json
 from moecli.recipe.load import dump_recipe
 from moecli.recipe.schema import Recipe
-from moecli.reports import REPORTS
+from moecli.reports import TRAINING_REPORTS
 from moecli.training.loop import Hooks, run_loop
 from moecli.training.metric_log import MetricLog
 from moecli.training.state import load_state, save_state
@@ -237,9 +237,9 @@ class _Job:
         with atomic_folder(self.run.routing) as folder:
             content = report.to_json() | leaks_json(self.recipe) | {"notes": leak_notes(self.recipe)}
             (folder / "load.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            for name, draw in REPORTS.items():
+            for name, draw in TRAINING_REPORTS.items():
                 draw(content, folder / name)
-        return [self.run.routing / name for name in ("load.json", *REPORTS)]
+        return [self.run.routing / name for name in ("load.json", *TRAINING_REPORTS)]
 
 
 class _StopAskedError(Exception):

@@ -1,0 +1,78 @@
+"""`moecli route-stats`.
+
+Knows its options. Must not know how figures are computed or drawn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moecli.cli import console
+from moecli.cli.eval import SplitName
+from moecli.cli.options import JsonOption
+
+EPILOG = (
+    "Examples: `moecli route-stats outputs/quickstart/...`, `moecli route-stats RUN --text notes.txt --ablate`, "
+    "`moecli route-stats MIXTRAL_FOLDER --text notes.txt`, `moecli route-stats --compare RUN RUN`."
+)
+
+
+def route_stats_command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="A run folder, a checkpoint in one, or a Hugging Face MoE folder.", show_default=False),
+    ],
+    text: Annotated[list[str] | None, typer.Option("--text", help="A text or table to look at instead. Can be repeated.")] = None,
+    text_column: Annotated[str, typer.Option(help="The column of a table that holds the text.")] = "text",
+    label_column: Annotated[
+        str | None, typer.Option(help="The column of a table that labels its rows, to look for specialisation in.", show_default=False)
+    ] = None,
+    split: Annotated[SplitName, typer.Option(help="Which part of the recipe's corpus.")] = SplitName.validation,
+    seq_len: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per sequence. Default: the recipe's; 512 for Hugging Face.", show_default=False)
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option("--by", help="Look at this label alone. Can be repeated.", show_default=False)] = None,
+    min_count: Annotated[int, typer.Option(min=1, help="Tokens that a label's value, or a token id, needs to be judged.")] = 20,
+    sample_tokens: Annotated[int, typer.Option(min=4096, help="Most tokens that specialisation and structure are taken from.")] = 131_072,
+    over_training: Annotated[bool, typer.Option("--over-training", help="Look at the run's earlier checkpoints too.")] = False,
+    ablate: Annotated[bool, typer.Option("--ablate", help="Switch each expert off in turn and tell the loss that it costs.")] = False,
+    ablate_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text for --ablate.")] = 16_384,
+    compare: Annotated[bool, typer.Option("--compare", help="Put several runs side by side.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of the report. Default: route-stats in the run folder.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Who routes where: load, specialisation beside chance, structure, and what an expert is worth; as numbers, pictures and a page."""
+    from moecli.cli.route_stats_summary import print_comparison, print_stats
+    from moecli.cli.stage_progress import StageProgress
+    from moecli.workflows.route_stats import StatsOptions, compare_routing, route_stats
+    from moecli.workflows.routing_subject import TextChoice
+
+    if len(runs) > 1 and not compare:
+        raise typer.BadParameter("several runs: add --compare to put them side by side", param_hint="RUN")
+    choice = TextChoice(tuple(text or ()), text_column, label_column, split.value, seq_len)
+    options = StatsOptions(
+        text=choice,
+        by=tuple(by or ()),
+        min_count=min_count,
+        sample_tokens=sample_tokens,
+        over_training=over_training,
+        ablate=ablate,
+        ablate_tokens=ablate_tokens,
+    )
+    people = console.for_people(as_json)
+    with StageProgress(console.stderr()) as progress:
+        if compare:
+            comparison = compare_routing(runs, options, progress.show, out)
+        else:
+            stats = route_stats(runs[0], options, progress.show, out)
+    if as_json:
+        console.print_json(comparison.to_json() if compare else stats.to_json())
+    elif compare:
+        print_comparison(people, comparison)
+    else:
+        print_stats(people, stats)
