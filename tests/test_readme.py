@@ -38,7 +38,7 @@ def test_every_command_of_the_readme_runs_in_order(tiny_recipe, capsys):
         ran.append(arguments[0])
         if arguments[:2] == ["recipes", "copy"]:
             Path(arguments[3]).write_text(TINY_RECIPE, encoding="utf-8")
-    assert {"train", "eval", "recipes"} <= set(ran)
+    assert {"train", "eval", "recipes", "route-stats"} <= set(ran)
 
 
 def test_the_two_commands_are_targets_of_the_makefile():

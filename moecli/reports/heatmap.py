@@ -5,42 +5,48 @@ Knows a load report as plain data. Must not compute anything that the report doe
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-# Beyond so many experts the numbers in the cells would overlap.
-MOST_EXPERTS_WITH_NUMBERS = 16
-CELL_INCHES = 0.55
+import numpy as np
+
+from moecli.reports.cells import BAR_BAND, colour_bar, draw_cells, even_share_scale, hatched, map_height, padded
+from moecli.reports.picture import PAGE_INCHES, Content, Layout, new_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_CELL_INCHES, LEAST_WIDTH, MOST_HEIGHT = 0.8, 4.5, 7.5
+# Of maps beside each other: experts in a third of the page, and inches.
+MOST_EXPERTS_IN_A_THIRD, MOST_SMALL_HEIGHT = 32, 2.7
 
 
-def draw_heatmap(load_report: dict[str, Any], path: Path) -> None:
+def draw_heatmap(report: Content) -> Figure:
     """Draws load times number of experts, so that 1 is the even share, on a scale where 1 is white, 0 blue and 2 or more red."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.colors import TwoSlopeNorm
-
-    layers = load_report["layers"]
-    multiples = [[share * layer["num_experts"] for share in layer["load"]] for layer in layers]
-    num_experts = len(multiples[0])
-    width = max(6.0, 2.5 + CELL_INCHES * min(num_experts, 32))
-    figure, axes = plt.subplots(figsize=(width, 1.8 + CELL_INCHES * len(layers)), layout="constrained")
-    image = axes.imshow(multiples, cmap="RdBu_r", norm=TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=2.0), aspect="auto")
-    axes.set_xlabel("expert")
-    axes.set_ylabel("layer")
-    axes.set_yticks(range(len(layers)), [str(layer["layer"]) for layer in layers])
-    if num_experts <= MOST_EXPERTS_WITH_NUMBERS:
-        axes.set_xticks(range(num_experts))
-        _write_numbers(axes, multiples)
-    title = f"Load per expert over {load_report['tokens']:,} tokens, in multiples of the even share"
-    axes.set_title("\n".join([title, *load_report.get("notes", [])]), fontsize=10, wrap=True)
-    figure.colorbar(image, ax=axes, label="1 = even share", extend="max")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    layers = report["layers"]
+    values_LE = multiples(layers)
+    title = f"Load per expert over {report['tokens']:,} tokens"
+    sheet = new_sheet(report, title, map_layout(*values_LE.shape), hatched(values_LE))
+    scale = even_share_scale()
+    image = draw_cells(sheet.axes[0], values_LE, scale, sheet.layout, [str(layer["layer"]) for layer in layers])
+    sheet.label_outside("expert", "layer")
+    colour_bar(sheet, image, scale)
+    return sheet.figure
 
 
-def _write_numbers(axes: Any, multiples: list[list[float]]) -> None:
-    for row, values in enumerate(multiples):
-        for column, value in enumerate(values):
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if abs(value - 1) > 0.6 else "black")
+def multiples(layers: list[Content]) -> np.ndarray:
+    """[layers, experts]: each expert's load in multiples of the even share."""
+    return padded([layer["load"] for layer in layers]) * np.array([[layer["num_experts"]] for layer in layers])
+
+
+def map_layout(num_rows: int, num_columns: int) -> Layout:
+    """One map as wide as its cells need, within the page."""
+    width = float(np.clip(1.0 + MOST_CELL_INCHES * num_columns, LEAST_WIDTH, PAGE_INCHES))
+    return Layout(panels=1, columns=1, panel_height=map_height(num_rows, MOST_HEIGHT), band=BAR_BAND, width=width)
+
+
+def small_maps(maps: list[np.ndarray], above: float) -> Layout:
+    """Maps side by side, as many in a row as stay readable, all of one size."""
+    num_rows, num_columns = (max(values.shape[axis] for values in maps) for axis in (0, 1))
+    columns = min(len(maps), 3 if num_columns <= MOST_EXPERTS_IN_A_THIRD else 2)
+    height = map_height(num_rows, MOST_SMALL_HEIGHT)
+    return Layout(len(maps), columns, height, gap=0.4, above=above, band=BAR_BAND)

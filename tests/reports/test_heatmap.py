@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from moecli.analysis.load_report import LoadCollector
-from moecli.reports import REPORTS
 from moecli.reports.heatmap import draw_heatmap
-from tests.analysis.test_load_report import record_of
+from tests.reports.figures import cells, drawn, small_print
 
 
 def report_of(loads: list[list[float]]) -> dict:
@@ -17,37 +13,36 @@ def report_of(loads: list[list[float]]) -> dict:
     return {"tokens": 1000, "layers": layers}
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are drawn, kept from being closed away."""
-    import matplotlib.pyplot as plt
-
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    plt.close("all")
-
-
-def test_cells_are_multiples_of_the_even_share(tmp_path, drawn):
-    draw_heatmap(report_of([[0.5, 0.25, 0.25, 0.0], [0.25] * 4]), tmp_path / "heatmap.png")
-    axes = drawn[0].axes[0]
-    assert axes.images[0].get_array().tolist() == [[2.0, 1.0, 1.0, 0.0], [1.0] * 4]
+def test_cells_are_multiples_of_the_even_share():
+    figure = drawn(draw_heatmap, report_of([[0.5, 0.25, 0.25, 0.0], [0.25] * 4]))
+    axes = figure.axes[0]
+    assert cells(axes) == [[2.0, 1.0, 1.0, 0.0], [1.0] * 4]
     assert [text.get_text() for text in axes.texts] == ["2.00", "1.00", "1.00", "0.00", *["1.00"] * 4]
-    assert (tmp_path / "heatmap.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("expert", "layer")
+    assert "hatched" not in small_print(figure)
 
 
-def test_many_experts_get_no_numbers(tmp_path, drawn):
-    draw_heatmap(report_of([[1 / 64] * 64]), tmp_path / "heatmap.png")
-    assert not drawn[0].axes[0].texts
+def test_the_even_share_is_white_and_its_neighbours_are_equally_far():
+    """0 and 2 times the even share are the ends of the scale; what is more looks like 2."""
+    image = drawn(draw_heatmap, report_of([[0.5, 0.25, 0.25, 0.0]])).axes[0].images[0]
+    assert (image.norm.vmin, image.norm.vmax) == (0.0, 2.0)
+    assert min(image.cmap(image.norm(1.0))[:3]) > 0.95
+    assert image.cmap(image.norm(5.0)) == image.cmap(image.norm(2.0))
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_every_report_draws_a_real_load_report(tmp_path, name):
-    import torch
+@pytest.mark.parametrize(
+    ("num_experts", "has_numbers", "labelled"), [(16, True, 1), (24, False, 1), (32, False, 2), (64, False, 4), (128, False, 8)]
+)
+def test_many_experts_get_no_numbers_and_fewer_ticks(num_experts, has_numbers, labelled):
+    axes = drawn(draw_heatmap, report_of([[1 / num_experts] * num_experts])).axes[0]
+    assert bool(axes.texts) == has_numbers
+    assert [label.get_text() for label in axes.get_xticklabels()] == [str(expert) for expert in range(0, num_experts, labelled)]
 
-    collector = LoadCollector()
-    collector.add([None, record_of(torch.full((4, 2), 0.5), [0, 0, 0, 1])])
-    content = json.loads(json.dumps(collector.report().to_json()))
-    REPORTS[name](content, tmp_path / name)
-    assert (tmp_path / name).stat().st_size > 1000
+
+def test_layers_keep_their_numbers_and_may_have_fewer_experts():
+    report = report_of([[0.5, 0.5], [0.5, 0.25, 0.25]])
+    report["layers"][0]["layer"], report["layers"][1]["layer"] = 3, 7
+    figure = drawn(draw_heatmap, report)
+    assert cells(figure.axes[0]) == [[1.0, 1.0, None], [1.5, 0.75, 0.75]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["3", "7"]
+    assert figure.axes[0].patch.get_hatch() and "hatched: no such expert" in small_print(figure)

@@ -1,0 +1,28 @@
+/* The report, read from the page, and the one object that holds what the reader has chosen. */
+
+const TYPES = { int16: Int16Array, float32: Float32Array };
+
+/** Turns a packed matrix back into a list of rows; everything else stays as it is. */
+function unpack(_key, value) {
+  if (value === null || typeof value !== "object" || value.matrix === undefined) return value;
+  const bytes = Uint8Array.from(atob(value.matrix), (character) => character.charCodeAt(0));
+  const numbers = new TYPES[value.kind](bytes.buffer);
+  const rows = [];
+  for (let start = 0; start < numbers.length; start += value.columns) rows.push(numbers.subarray(start, start + value.columns));
+  return rows;
+}
+
+const report = JSON.parse(document.getElementById("data").textContent, unpack);
+
+const state = {
+  quantity: "load",
+  checkpointFigure: "cv_load",
+  saturation: "top_k",
+  label: 0,
+  specialisationLayer: 0,
+  vocabularyLayer: 0,
+  coactivationLayer: 0,
+  firstFlow: 0,
+  textLayer: 0,
+  textExpert: null,
+};

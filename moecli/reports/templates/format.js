@@ -1,0 +1,42 @@
+/* How numbers are written. What is no number is a dash. */
+
+const DASH = "–";
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+const formatters = new Map();
+
+function written(value, options) {
+  if (!isNumber(value)) return DASH;
+  const key = JSON.stringify(options);
+  if (!formatters.has(key)) formatters.set(key, new Intl.NumberFormat("en-US", options));
+  return formatters.get(key).format(value).replace("-", "−");
+}
+
+const whole = (value) => written(value, { maximumFractionDigits: 0 });
+const fixed = (value, digits = 3) => written(value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+const short = (value) => written(value, { maximumSignificantDigits: 3 });
+
+/** A share in percent, with at least two digits that say something. */
+function percent(value) {
+  if (!isNumber(value)) return DASH;
+  const size = Math.abs(value * 100);
+  const digits = { minimumSignificantDigits: 2, maximumSignificantDigits: 2 };
+  return `${size > 0 && size < 0.1 ? written(value * 100, digits) : fixed(value * 100, size < 9.995 ? 2 : 1)} %`;
+}
+
+const shortPercent = (value) => (isNumber(value) ? `${short(value * 100)} %` : DASH);
+const times = (value) => (isNumber(value) ? `${fixed(value, 2)}×` : DASH);
+const signed = (value, digits = 4) => (isNumber(value) && value > 0 ? `+${fixed(value, digits)}` : fixed(value, digits));
+const interval = (range, show) => (range ? `${show(range.low)} to ${show(range.high)}` : DASH);
+
+/** A load in multiples of the even share. */
+const multiple = (load, experts) => (isNumber(load) ? load * experts : null);
+
+/** How many times one number is of another, to draw it; null where that says nothing. */
+const ratio = (value, base) => (isNumber(value) && isNumber(base) && base > 0 ? value / base : null);
+
+/** A token on one line: what can't be seen is written out. */
+function visible(token) {
+  const marks = { "\n": "↵", "\t": "⇥", "\r": "␍", " ": "␣" };
+  return token === "" ? "(empty)" : token.replace(/[\n\t\r ]/g, (character) => marks[character]);
+}
