@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moecli.analysis.sample import RoutingSample
-from moecli.analysis.shuffles import family_threshold
+from moecli.analysis.shuffles import REPORT_ERROR, family_threshold
 
 # Of a longer sample so many tokens are taken.
 MOST_TOKENS = 8192
@@ -37,7 +37,7 @@ class Coactivation:
     chance: list[list[float | None]]
     """The same if tokens drew their experts at random, with as many experts per token and as many tokens per expert as there are."""
     special: list[list[int]]
-    """-1 or 1 where the share is below or above chance, family-wise 95 % over the layer's pairs; else 0."""
+    """-1 or 1 where the share is below or above chance, family-wise 95 % over all pairs of all layers; else 0."""
     tokens: int
     """That were looked at: the whole sample, or 8,192 spread over it."""
 
@@ -53,12 +53,15 @@ def coactivation(sample: RoutingSample, seed: int = 0) -> list[Coactivation]:
         seed: of the tokens taken and of the random routings.
     """
     tokens_N = _spread_tokens(len(sample.ids_N), np.random.default_rng(seed))
-    found = []
+    pairs = []
     for layer, experts_NK in sample.experts.items():
         slots_NK = experts_NK[tokens_N].astype(np.int64) + 1
         if ((slots_NK > 0).sum(axis=1) > 1).any():
-            found.append(_layer(layer, slots_NK, sample.num_experts[layer], np.random.default_rng([seed, layer])))
-    return found
+            pairs.append(_layer_pairs(layer, slots_NK, sample.num_experts[layer], np.random.default_rng([seed, layer])))
+    if not pairs:
+        return []
+    threshold = family_threshold(np.max([layer.largest_R for layer in pairs], axis=0), REPORT_ERROR)
+    return [layer.judged(threshold, len(tokens_N)) for layer in pairs]
 
 
 def random_routings(slots_NK: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -79,32 +82,49 @@ def _spread_tokens(num_tokens: int, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(bounds[:-1], bounds[1:])
 
 
-def _layer(layer: int, slots_NK: np.ndarray, num_experts: int, rng: np.random.Generator) -> Coactivation:
+@dataclass(frozen=True, slots=True)
+class _LayerPairs:
+    """A layer before its pairs are judged, which is done for all layers together."""
+
+    layer: int
+    load_E: np.ndarray
+    counts_P: np.ndarray
+    """Of the text."""
+    chance_P: np.ndarray
+    """Mean of the counts of the rounds."""
+    scores_P: np.ndarray
+    largest_R: np.ndarray
+    """Largest score of each text."""
+
+    def judged(self, threshold: float, num_tokens: int) -> Coactivation:
+        special_P = np.where(np.abs(self.scores_P) > threshold, np.sign(self.scores_P), 0).astype(np.int64)
+        return Coactivation(
+            layer=self.layer,
+            share=_shares(self.counts_P, self.load_E),
+            chance=_shares(self.chance_P, self.load_E),
+            special=_square(special_P, len(self.load_E)).tolist(),
+            tokens=num_tokens,
+        )
+
+
+def _layer_pairs(layer: int, slots_NK: np.ndarray, num_experts: int, rng: np.random.Generator) -> _LayerPairs:
+    """Scores are the distance from the mean in deviations, the text's own counts in both, so that by chance the text might change places
+    with any round (Westfall and Young 1993). A count is taken to be uncertain by 1 at least: else the first of a pair that hardly ever
+    meets would outdo all others.
+    """
     routings = random_routings(slots_NK, rng)
     rounds = [_pair_counts(next(routings), num_experts) for _ in range(ROUNDS)]
     counts_RP = np.stack([_pair_counts(slots_NK, num_experts), *rounds])
-    load_E = np.bincount(slots_NK.ravel(), minlength=num_experts + 1)[1:]
-    return Coactivation(
-        layer=layer,
-        share=_shares(counts_RP[0], load_E),
-        chance=_shares(counts_RP[1:].mean(axis=0), load_E),
-        special=_square(_special(counts_RP), num_experts).tolist(),
-        tokens=len(slots_NK),
-    )
-
-
-def _special(counts_RP: np.ndarray) -> np.ndarray:
-    """-1, 0 or 1 per pair, from the text's own counts, which come first, and those of the rounds.
-
-    Scores are the distance from the mean in deviations, the text's own counts in both, so that by chance the text might change places with
-    any round; what is special is beyond the largest scores of the texts (Westfall and Young 1993). A count is taken to be uncertain by 1
-    at least: else the first of a pair that hardly ever meets would outdo all others.
-    """
     mean_P, deviation_P = counts_RP.mean(axis=0), np.sqrt(counts_RP.var(axis=0) + 1)
-    # Round by round: with hundreds of experts all scores at once would fill hundreds of megabytes.
-    largest_R = np.array([np.abs((counts_P - mean_P) / deviation_P).max() for counts_P in counts_RP])
-    scores_P = (counts_RP[0] - mean_P) / deviation_P
-    return np.where(np.abs(scores_P) > family_threshold(largest_R), np.sign(scores_P), 0).astype(np.int64)
+    return _LayerPairs(
+        layer=layer,
+        load_E=np.bincount(slots_NK.ravel(), minlength=num_experts + 1)[1:],
+        counts_P=counts_RP[0],
+        chance_P=counts_RP[1:].mean(axis=0),
+        scores_P=(counts_RP[0] - mean_P) / deviation_P,
+        # Round by round: with hundreds of experts all scores at once would fill hundreds of megabytes.
+        largest_R=np.array([np.abs((counts_P - mean_P) / deviation_P).max() for counts_P in counts_RP]),
+    )
 
 
 def _trade(slots_NK: np.ndarray, rng: np.random.Generator) -> np.ndarray:

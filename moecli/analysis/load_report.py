@@ -40,7 +40,7 @@ class LayerLoad:
     max_violation: float
     """Of the load over the whole text (MaxVio_global)."""
     max_violation_batch: float
-    """Mean over batches of the MaxVio of each (MaxVio_batch)."""
+    """Mean over batches of the MaxVio of each (MaxVio_batch), weighted by their assignments: the last batch may be a short one."""
     entropy: float
     """Of the load, in nats."""
     effective_experts: float
@@ -108,7 +108,6 @@ class _LayerSums:
     def __init__(self, num_experts: int, seq_len: int) -> None:
         self.seq_len = seq_len
         self.num_parts = min(MOST_PARTS, seq_len)
-        self.num_batches = 0
         self.chosen_load_E = torch.zeros(num_experts, dtype=torch.int64)
         self.load_E = torch.zeros(num_experts, dtype=torch.int64)
         self.num_moved = torch.zeros((), dtype=torch.int64)
@@ -120,11 +119,10 @@ class _LayerSums:
 
     def add(self, record: RoutingRecord) -> None:
         load_E = record.load_E.cpu()
-        self.num_batches += 1
         self.chosen_load_E += record.chosen_load_E.cpu()
         self.load_E += load_E
         self.num_moved += record.num_moved.cpu()
-        self.batch_violation += load.max_violation(load_E)
+        self.batch_violation += load.max_violation(load_E) * load_E.sum()
         probs_TE = record.routing.probs_TE.detach()
         self.prob_E += probs_TE.sum(dim=0).cpu()
         largest_TN = probs_TE.topk(min(2, probs_TE.shape[1]), dim=-1).values
@@ -154,7 +152,7 @@ class _LayerSums:
             cv_load=load.coefficient_of_variation(self.load_E).item(),
             cv_importance=load.coefficient_of_variation(self.prob_E).item() if tells_probs else None,
             max_violation=load.max_violation(self.load_E).item(),
-            max_violation_batch=self.batch_violation.item() / self.num_batches,
+            max_violation_batch=self.batch_violation.item() / max(1, int(self.load_E.sum())),
             entropy=load_entropy.item(),
             effective_experts=load_entropy.exp().item(),
             dead_experts=int(load.dead_experts(self.load_E).item()),

@@ -31,7 +31,7 @@ class RoutingSample:
     """Tokens in the order of the text, whole documents, and what ran for them in each layer that routes."""
 
     ids_N: np.ndarray
-    """int64 token ids."""
+    """int64 token ids, as the model saw them."""
     positions_N: np.ndarray
     """int64: the place in the sequence that went through the model."""
     documents_N: np.ndarray
@@ -71,7 +71,7 @@ class SampleCollector:
         self._max_tokens = max_tokens
         self._end_of_text_id = end_of_text_id
         self._label_names = label_names
-        self._largest_hash = np.uint64(2**64 - 1)
+        self._first_left_out = 2**64  # a hash; one more than there are, while all fit
         self._num_seen = 0
         self._document, self._tokens_of_document = 0, 0
         self._num_experts: dict[int, int] = {}
@@ -81,7 +81,7 @@ class SampleCollector:
         """Takes one batch of consecutive windows and the records of all layers."""
         batch_size, seq_len = batch.ids_BS.shape
         ids_N = batch.ids_BS.cpu().flatten().numpy()
-        documents_N, pieces_N = self._place(ids_N)
+        documents_N, pieces_N = self._place(batch.text_ids_BS.cpu().flatten().numpy())
         hashes_N = _mixed(documents_N * MOST_PIECES + pieces_N)
         places_N = np.arange(self._num_seen, self._num_seen + len(ids_N))
         self._num_seen += len(ids_N)
@@ -92,7 +92,7 @@ class SampleCollector:
             if record is not None:
                 self._num_experts[layer] = record.routing.num_experts
                 chunk[f"experts {layer}"] = experts_that_ran(record)
-        self._chunks.append(_with_small_hashes(chunk, self._largest_hash))
+        self._chunks.append(_with_small_hashes(chunk, self._first_left_out))
         self._make_room()
 
     def sample(self) -> RoutingSample:
@@ -119,8 +119,8 @@ class SampleCollector:
         hashes_N = np.concatenate([chunk["hashes"] for chunk in self._chunks])
         hashes, sizes = np.unique(hashes_N, return_counts=True)
         num_fitting = int(np.searchsorted(np.cumsum(sizes), self._max_tokens, side="right"))
-        self._largest_hash = hashes[num_fitting - 1]
-        self._chunks = [_with_small_hashes(chunk, self._largest_hash) for chunk in self._chunks]
+        self._first_left_out = int(hashes[num_fitting])
+        self._chunks = [_with_small_hashes(chunk, self._first_left_out) for chunk in self._chunks]
 
     def _place(self, ids_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The document of each token, and the piece of the document. Both go on from batch to batch."""
@@ -167,6 +167,6 @@ def _mixed(keys_N: np.ndarray) -> np.ndarray:
     return mixed_N * SPREAD
 
 
-def _with_small_hashes(chunk: dict[str, np.ndarray], largest: np.uint64) -> dict[str, np.ndarray]:
-    is_kept_N = chunk["hashes"] <= largest
+def _with_small_hashes(chunk: dict[str, np.ndarray], first_left_out: int) -> dict[str, np.ndarray]:
+    is_kept_N = chunk["hashes"] <= np.uint64(first_left_out - 1)
     return chunk if is_kept_N.all() else {name: array[is_kept_N] for name, array in chunk.items()}

@@ -15,9 +15,11 @@ import numpy as np
 from moecli.analysis.pairs import ExpertPairs
 from moecli.analysis.sample import RoutingSample
 from moecli.analysis.shuffles import (
-    FAMILY_ERROR,
     INTERVAL,
+    KINDS_OF_CLAIMS,
+    REPORT_ERROR,
     Null,
+    Shuffle,
     document_shuffles,
     family_p_value,
     family_threshold,
@@ -44,18 +46,18 @@ class LayerSpecialisation:
     nmi_corrected: float
     """With what chance gives taken off both: 0 is chance, 1 the most there is."""
     p_value: float
-    """Of the mutual information, family-wise over all labels and layers."""
+    """Of the mutual information, family-wise over all that the report claims of labels and token ids."""
     significant: bool
     share_of_tokens: list[list[float]]
-    """Of the value's tokens, those that the expert ran for (OLMoE's convention); sums to top_k, less what was dropped."""
+    """Of the value's tokens, those that the expert ran for (OLMoE's convention); sums to top_k, less what was dropped or not sampled."""
     share_of_assignments: list[list[float]]
     """Of the value's (token, expert) pairs, the expert's (Mixtral's convention); sums to 1."""
     chance: list[list[float]]
-    """Of share_of_tokens, the mean over shuffled documents."""
+    """Of share_of_tokens, the mean over exchanged documents."""
     low: list[list[float]]
     high: list[list[float]]
     special: list[list[int]]
-    """-1 or 1 where share_of_tokens is below or above chance, family-wise over all labels, layers, values and experts; else 0."""
+    """-1 or 1 where share_of_tokens is below or above chance, family-wise over all that the report claims; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,10 @@ class Specialisations:
 def specialise(
     sample: RoutingSample, kinds: Sequence[str], *, min_count: int, num_shuffles: int = SHUFFLES, seed: int = 0
 ) -> Specialisations:
-    """Tests every label in every layer against shuffled documents, all with the same shuffles and as one family.
+    """Tests every label in every layer against exchanged documents, all with the same shuffles.
+
+    All that is claimed (that a label or the token ids matter in a layer, that a value's share is beyond chance) is one family: on routing
+    that has nothing to do with the labels anything is claimed with probability REPORT_ERROR.
 
     Labels with fewer than two values that are frequent enough are left out.
 
@@ -98,15 +103,15 @@ def specialise(
     every_test = [_LabelTest(sample, pairs, kind, min_count) for kind in kinds]
     tests = [test for test in every_test if len(test.kept) > 1]
     words = VocabularyTest(sample.ids_N, pairs, min_count)
-    for source_N in document_shuffles(sample.documents_N, num_shuffles, seed):
+    for shuffle in document_shuffles(sample.documents_N, num_shuffles, seed):
         for test in tests:
-            test.add(source_N)
-        words.add(source_N)
+            test.add(shuffle)
+        words.add(shuffle)
     information_scores = [standard_scores(np.asarray(test.information[layer])) for test in tests for layer in sample.experts]
     information_scores += words.scores()
-    cell_scores = [standard_scores(np.asarray(test.shares[layer])) for test in tests for layer in sample.experts]
+    cell_scores = [np.abs(test.cell_scores(layer)) for test in tests for layer in sample.experts]
     largest_R = _largest(information_scores, num_shuffles + 1)
-    threshold = family_threshold(_largest([np.abs(scores) for scores in cell_scores], num_shuffles + 1))
+    threshold = family_threshold(_largest(cell_scores, num_shuffles + 1), REPORT_ERROR / KINDS_OF_CLAIMS)
     return Specialisations(
         labels=[test.reduce(largest_R, threshold, num_shuffles) for test in tests],
         vocabulary=words.reduce(largest_R),
@@ -142,11 +147,9 @@ class _LabelTest:
     """Adds up what one label gives in the text and in each of its shuffles."""
 
     def __init__(self, sample: RoutingSample, pairs: dict[int, ExpertPairs], kind: str, min_count: int) -> None:
-        if kind in sample.labels:
-            labels_N, names = sample.labels[kind], sample.label_names[kind]
-        else:
-            assert kind == POSITION
-            labels_N, names = position_labels(sample.positions_N)
+        is_position = kind not in sample.labels
+        assert not is_position or kind == POSITION
+        labels_N, names = position_labels(sample.positions_N) if is_position else (sample.labels[kind], sample.label_names[kind])
         self.kind, self.min_count, self.num_documents = kind, min_count, sample.num_documents
         counts = np.bincount(labels_N, minlength=len(names))
         by_count = np.argsort(-counts[1:], kind="stable") + 1
@@ -158,21 +161,35 @@ class _LabelTest:
         rows = np.zeros(len(names), dtype=np.int64)
         rows[self.kept] = np.arange(1, len(self.kept) + 1)
         self._rows_N = rows[labels_N]
+        self._positions_N = sample.positions_N if is_position else None
+        self._rows_of_position = rows[position_labels(np.arange(sample.positions_N.max() + 1))[0]] if is_position else None
         self._pairs = pairs
         self.tables: dict[int, np.ndarray] = {}
         self.first_tables: dict[int, np.ndarray] = {}
         self.shares: dict[int, list[np.ndarray]] = {layer: [] for layer in pairs}
         self.information: dict[int, list[float]] = {layer: [] for layer in pairs}
 
-    def add(self, source_N: np.ndarray) -> None:
+    def add(self, shuffle: Shuffle) -> None:
         """Takes the text itself first, then shuffles of it."""
-        rows_N = self._rows_N[source_N]
+        rows_N = self._shuffled_rows(shuffle)
+        counts_V = np.bincount(rows_N, minlength=len(self.kept) + 1)[1:]
         for layer, pairs in self._pairs.items():
             table_VE, first_VE = pairs.count(rows_N, len(self.kept)), pairs.count_first(rows_N, len(self.kept))
             self.tables.setdefault(layer, table_VE)
             self.first_tables.setdefault(layer, first_VE)
-            self.shares[layer].append(table_VE / self.counts[:, None])
+            shares_VE = table_VE / np.maximum(1, counts_V)[:, None]
+            self.shares[layer].append(np.where(counts_V[:, None] > 0, shares_VE, pairs.token_share_E))
             self.information[layer].append(mutual_information(first_VE))
+
+    def cell_scores(self, layer: int) -> np.ndarray:
+        """float [R, V, E]. A count is taken to be uncertain by 1 at least."""
+        return standard_scores(np.asarray(self.shares[layer]), 1 / self.counts[:, None] ** 2)
+
+    def _shuffled_rows(self, shuffle: Shuffle) -> np.ndarray:
+        if self._positions_N is None or self._rows_of_position is None:
+            return self._rows_N[shuffle.lender_N]
+        # A position says nothing of the document: what is random of it is where in the sequences the document came to lie.
+        return self._rows_of_position[(self._positions_N + shuffle.shift_N) % len(self._rows_of_position)]
 
     def reduce(self, largest_R: np.ndarray, threshold: float, num_shuffles: int) -> Specialisation:
         layers = [self._reduce_layer(layer, largest_R, threshold) for layer in self._pairs]
@@ -185,7 +202,7 @@ class _LabelTest:
         most = min(entropy_of(first_VE.sum(axis=0)), entropy_of(first_VE.sum(axis=1)))
         nmi_R = information_R / most if most > 0 else np.zeros_like(information_R)
         null = Null.of(nmi_R[1:])
-        scores_VE = standard_scores(shares_RVE)[0]
+        scores_VE = self.cell_scores(layer)[0]
         low_VE, high_VE = np.quantile(shares_RVE[1:], INTERVAL, axis=0)
         p_value = family_p_value(float(standard_scores(information_R)[0]), largest_R)
         return LayerSpecialisation(
@@ -195,7 +212,7 @@ class _LabelTest:
             nmi_null=null,
             nmi_corrected=float((nmi_R[0] - null.mean) / (1 - null.mean)) if null.mean < 1 else 0.0,
             p_value=p_value,
-            significant=p_value <= FAMILY_ERROR,
+            significant=p_value <= REPORT_ERROR,
             share_of_tokens=shares_RVE[0].tolist(),
             share_of_assignments=(table_VE / np.maximum(1, table_VE.sum(axis=1, keepdims=True))).tolist(),
             chance=shares_RVE[1:].mean(axis=0).tolist(),

@@ -8,7 +8,7 @@ Shapes: B sequences, S tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,10 +31,17 @@ class Batch:
     """int64: the token after each of `ids_BS`; in a masked batch the token that is hidden there, and IGNORED where none is."""
     labels: dict[str, Tensor]
     """From the name of a label to [B, S] int64: the labels of `ids_BS`, numbered as in `TokenSplit.label_names`."""
+    is_masked: bool = False
+    """Whether tokens of `ids_BS` are hidden or replaced, and `targets_BS` has the text's own at their places."""
+
+    @property
+    def text_ids_BS(self) -> Tensor:
+        """int64: the tokens of the text, none of them hidden."""
+        return torch.where(self.targets_BS == IGNORED, self.ids_BS, self.targets_BS) if self.is_masked else self.ids_BS
 
     def to(self, device: torch.device | str) -> Batch:
         labels = {kind: label_BS.to(device) for kind, label_BS in self.labels.items()}
-        return Batch(self.ids_BS.to(device), self.targets_BS.to(device), labels)
+        return replace(self, ids_BS=self.ids_BS.to(device), targets_BS=self.targets_BS.to(device), labels=labels)
 
 
 class TrainBatches:

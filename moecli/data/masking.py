@@ -48,7 +48,7 @@ class Masking:
             places_P = rng.choice(len(shown_S), size=self.num_predicted(len(shown_S)), replace=False)
             targets_S[places_P] = shown_S[places_P]
             shown_S[places_P] = self._shown(targets_S[places_P], rng)
-        return Batch(torch.from_numpy(shown_BS), torch.from_numpy(targets_BS), batch.labels)
+        return Batch(torch.from_numpy(shown_BS), torch.from_numpy(targets_BS), batch.labels, is_masked=True)
 
     def num_predicted(self, length: int) -> int:
         """Predicted positions of a sequence of so many tokens."""

@@ -1,6 +1,7 @@
 """What an expert is worth: the loss that it costs to switch it off, one expert at a time.
 
-Knows language models and batches. Must not know run folders or reports. Shape letters: see moe/routing.py; B sequences.
+Knows language models and batches. Must not know run folders or reports.
+Shape letters: see moe/routing.py; N tokens of all batches, D documents (the model's width has no part here).
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class LayerAblation:
 
     layer: int
     loss_increase: list[float]
-    """Nats per token that the loss rises when the expert's output is zero; tokens keep their experts and weights."""
+    """Nats per token that the loss rises when the expert's output is zero. In this layer tokens keep their experts and weights, later
+    layers choose for what reaches them."""
     standard_error: list[float]
-    """Of loss_increase, from its spread over sequences."""
+    """Of loss_increase, from its spread over documents, as far as they lie in the batches; NaN for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,11 @@ class Ablation:
 
 @torch.no_grad()
 def ablate(
-    model: LanguageModel, batches: Sequence[Batch], precision: Precision, tell: Callable[[int, int], None] = lambda done, total: None
+    model: LanguageModel,
+    batches: Sequence[Batch],
+    precision: Precision,
+    end_of_text_id: int,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ablation:
     """Evaluates the batches once with every expert, and once without each expert that any of their tokens has.
 
@@ -48,28 +54,30 @@ def ablate(
         model: its weights are the same afterwards, bit for bit.
         batches: what is evaluated each time.
         precision: of matrix products.
+        end_of_text_id: the token that begins a document.
         tell: is told how many experts are done, and of how many.
     """
     model.eval()
     loads: dict[int, Tensor] = {}
-    nats_B, tokens_B = _sequence_nats(model, batches, precision, loads)
+    documents_N = _documents(batches, end_of_text_id)
+    nats_D, tokens_D = _document_nats(model, batches, precision, documents_N, loads)
     num_experts, done = sum(len(load_E) for load_E in loads.values()), 0
     layers = []
     for layer, outputs in model.expert_outputs().items():
         increases, errors = [], []
         for expert, load in enumerate(loads[layer].tolist()):
-            increase_B = torch.zeros_like(nats_B)
+            increase_D = torch.zeros_like(nats_D)
             if load:
                 with switched_off(outputs, expert):
-                    increase_B = _sequence_nats(model, batches, precision)[0] - nats_B
-            mean = increase_B.sum() / tokens_B.sum()
+                    increase_D = _document_nats(model, batches, precision, documents_N)[0] - nats_D
+            mean = increase_D.sum() / tokens_D.sum()
             increases.append(mean.item())
-            errors.append(_standard_error(increase_B - mean * tokens_B, tokens_B))
+            errors.append(_standard_error(increase_D - mean * tokens_D, tokens_D))
             done += 1
             tell(done, num_experts)
         layers.append(LayerAblation(layer, increases, errors))
-    tokens = int(tokens_B.sum())
-    return Ablation(tokens, nats_B.sum().item() / tokens, layers)
+    tokens = int(tokens_D.sum())
+    return Ablation(tokens, nats_D.sum().item() / tokens, layers)
 
 
 @contextmanager
@@ -85,29 +93,41 @@ def switched_off(outputs: Sequence[Tensor], expert: int) -> Iterator[None]:
             output[expert] = before
 
 
-def _sequence_nats(
-    model: LanguageModel, batches: Sequence[Batch], precision: Precision, loads: dict[int, Tensor] | None = None
+def _documents(batches: Sequence[Batch], end_of_text_id: int) -> Tensor:
+    """int64 [N]: the document of every token of the batches, from 0. What the border of a batch cuts off counts as one of its own."""
+    begins = []
+    for batch in batches:
+        begins_N = batch.text_ids_BS.flatten() == end_of_text_id
+        begins_N[0] = True
+        begins.append(begins_N)
+    return torch.cat(begins).cumsum(0) - 1
+
+
+def _document_nats(
+    model: LanguageModel, batches: Sequence[Batch], precision: Precision, documents_N: Tensor, loads: dict[int, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Nats and predicted tokens of each sequence, float64 on the CPU; the load of each layer is added to `loads`."""
+    """Nats and predicted tokens of each document, float64 on the CPU; the load of each layer is added to `loads`."""
     device = next(model.parameters()).device
-    nats, tokens = [], []
+    nats, is_predicted = [], []
     for batch in batches:
         batch = batch.to(device)
         with autocast(device, precision):
             logits_BSV, records = model(batch.ids_BS)
-        logits_BVS = logits_BSV.float().transpose(1, 2)
-        nats.append(F.cross_entropy(logits_BVS, batch.targets_BS, ignore_index=IGNORED, reduction="none").double().sum(dim=1).cpu())
-        tokens.append((batch.targets_BS != IGNORED).sum(dim=1).double().cpu())
+        targets_N = batch.targets_BS.flatten()
+        losses_N = F.cross_entropy(logits_BSV.float().flatten(0, 1), targets_N, ignore_index=IGNORED, reduction="none")
+        nats.append(losses_N.double().cpu())
+        is_predicted.append((targets_N != IGNORED).double().cpu())
         for layer, record in enumerate(records):
             if record is not None and loads is not None:
                 loads[layer] = loads.get(layer, 0) + record.load_E.cpu()
-    return torch.cat(nats), torch.cat(tokens)
+    nothing_D = torch.zeros(int(documents_N[-1]) + 1, dtype=torch.float64)
+    return nothing_D.index_add(0, documents_N, torch.cat(nats)), nothing_D.index_add(0, documents_N, torch.cat(is_predicted))
 
 
-def _standard_error(residual_B: Tensor, tokens_B: Tensor) -> float:
-    """Of a mean per token, where sequences are what was drawn (the linearised variance of a ratio); not a number for one sequence."""
-    num_sequences = len(residual_B)
-    if num_sequences < 2:
+def _standard_error(residual_D: Tensor, tokens_D: Tensor) -> float:
+    """Of a mean per token, where documents are what was drawn (the linearised variance of a ratio); not a number for one document."""
+    num_documents = len(residual_D)
+    if num_documents < 2:
         return float("nan")
-    variance = residual_B.square().sum() * num_sequences / (num_sequences - 1)
-    return float(variance.sqrt() / tokens_B.sum())
+    variance = residual_D.square().sum() * num_documents / (num_documents - 1)
+    return float(variance.sqrt() / tokens_D.sum())

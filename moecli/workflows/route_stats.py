@@ -8,20 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moecli.analysis.coactivation import coactivation
 from moecli.analysis.consistency import consistency
 from moecli.analysis.load_report import LoadCollector, LoadReport
 from moecli.analysis.paths import paths
-from moecli.analysis.sample import PIECE_TOKENS, RoutingSample, SampleCollector
+from moecli.analysis.sample import MOST_CHOICES, PIECE_TOKENS, RoutingSample, SampleCollector
 from moecli.analysis.saturation import saturation
 from moecli.analysis.specialisation import POSITION, SHUFFLES, Specialisations, specialise
 from moecli.data.batches import Batch
 from moecli.errors import RunError
-from moecli.evaluation.ablation import Ablation, ablate
+from moecli.evaluation.ablation import ablate
 from moecli.evaluation.evaluate import Evaluation, evaluate
 from moecli.model.checkpoint import load_model
 from moecli.moe.routing import RoutingRecord
@@ -219,14 +220,24 @@ def _over_training(
 
 def _ablation(subject: RoutingSubject, load: LoadReport, options: StatsOptions, listener: Listener) -> dict[str, Any]:
     listener(Stage("switching each expert off in turn"))
-    batches = list(subject.make_batches())
-    wanted = max(1, options.ablate_tokens // batches[0].ids_BS.numel())
-    stride = max(1, len(batches) // wanted)
-    chosen = list(islice(batches[::stride], wanted))
-    found: Ablation = ablate(subject.model, chosen, subject.precision, lambda done, total: listener(Progress(done, total, "experts")))
+    found = ablate(
+        subject.model,
+        _spread_batches(subject, options.ablate_tokens),
+        subject.precision,
+        subject.tokenizer.end_of_text_id,
+        lambda done, total: listener(Progress(done, total, "experts")),
+    )
     loads = {layer.layer: layer.load for layer in load.layers}
     layers = [{"layer": layer.layer, "load": loads[layer.layer]} | asdict(layer) for layer in found.layers]
     return {"tokens": found.tokens, "loss": found.loss, "layers": layers}
+
+
+def _spread_batches(subject: RoutingSubject, num_tokens: int) -> list[Batch]:
+    """Whole batches of about so many tokens, from the first of the text to the last."""
+    sizes = [batch.ids_BS.numel() for batch in subject.make_batches()]
+    wanted = min(len(sizes), max(1, num_tokens // sizes[0]))
+    chosen = set(np.linspace(0, len(sizes) - 1, wanted).round().astype(int).tolist())
+    return [batch for number, batch in enumerate(subject.make_batches()) if number in chosen]
 
 
 def _notes(sample: RoutingSample, special: Specialisations, kinds: Sequence[str], load: LoadReport) -> list[str]:
@@ -241,6 +252,9 @@ def _notes(sample: RoutingSample, special: Specialisations, kinds: Sequence[str]
         notes.append(
             f"the text has {sample.num_documents} document{'s' * (sample.num_documents != 1)}: too few to tell specialisation from chance"
         )
+    most = max((layer.top_k for layer in load.layers), default=0)
+    if most > MOST_CHOICES:
+        notes.append(f"tokens have up to {most:.0f} experts: specialisation and structure are of the best {MOST_CHOICES} of each")
     tested = {label.label for label in special.labels}
     notes += [f"label {kind}: fewer than two values with enough tokens, not looked at" for kind in kinds if kind not in tested]
     if any(layer.importance is None for layer in load.layers):

@@ -15,6 +15,7 @@ from moecli.analysis.hf_model import HuggingFaceModel, load_huggingface
 from moecli.analysis.hf_routing import routed_layers
 from moecli.analysis.load_report import LoadCollector
 from moecli.data.batches import Batch
+from moecli.errors import RunError
 from moecli.evaluation.evaluate import evaluate
 from tests.analysis.hf_checkpoints import (
     NUM_EXPERTS,
@@ -176,7 +177,7 @@ def test_hooks_last_for_a_call_and_models_do_not_mix(tmp_path):
     before = hooks()
     loads = [record.load_E.tolist() for record in run(model)[1]]
     assert hooks() == before
-    with pytest.raises(IndexError):
+    with pytest.raises(RunError):
         run(model, torch.tensor([[VOCAB]]))
     assert hooks() == before
     run(other)

@@ -40,8 +40,8 @@ def test_report_by_hand():
     assert layer.entropy == pytest.approx(math.log(4) - 0.75 * math.log(3))
     assert layer.effective_experts == pytest.approx(math.exp(layer.entropy))
     assert layer.dropped_fraction == 0
-    # MaxVio of the batches: loads (2, 1), so 2 / 1.5 - 1 = 1/3; then (1, 0), so 1. Their mean is 2/3.
-    assert layer.max_violation_batch == pytest.approx(2 / 3)
+    # MaxVio of the batches: loads (2, 1), so 2 / 1.5 - 1 = 1/3; then (1, 0), so 1. Weighted by 3 and 1 assignments: (1 + 1) / 4.
+    assert layer.max_violation_batch == pytest.approx(0.5)
     # Largest probabilities 0.9, 0.5, 0.6, 0.6; less the others 0.1, 0.5, 0.4, 0.4.
     assert layer.confidence == pytest.approx(0.65)
     assert layer.margin == pytest.approx(0.3)

@@ -106,6 +106,36 @@ def test_batches_cut_another_way_give_the_same_sample(seed, cuts):
     assert np.array_equal(whole.experts[0], parts.experts[0])
 
 
+@given(seed=st.integers(0, 1000), size=st.integers(20, 300))
+@settings(max_examples=10, deadline=None)
+def test_the_sample_of_a_long_text_is_the_same_however_it_is_cut(seed, size):
+    rng = np.random.default_rng(seed)
+    ids = np.concatenate([np.r_[END, np.ones(length, dtype=int)] for length in rng.integers(10, 700, 60)])
+    ids = ids[: len(ids) // 8 * 8]
+    whole, parts = collect(ids, [], PIECE_TOKENS), collect(ids, list(range(size, len(ids) // 8, size)), PIECE_TOKENS)
+    assert np.array_equal(whole.documents_N, parts.documents_N) and np.array_equal(whole.ids_N, parts.ids_N)
+    assert len(whole.ids_N) <= PIECE_TOKENS
+
+
+def test_hidden_ends_of_text_begin_documents_too():
+    """masked-lm: the first end of text is shown as another id (9), and a token in the middle as an end of text."""
+    shown = torch.tensor([[9, 1, END, 2], [END, 3, 4, 5]])
+    targets = torch.tensor([[END, -100, 7, -100], [-100, -100, -100, -100]])
+    collector = SampleCollector(PIECE_TOKENS, END, {})
+    collector.add(Batch(shown, targets, {}, is_masked=True), [record_of([[0]] * 8, 2)])
+    sample = collector.sample()
+    assert sample.documents_N.tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert sample.ids_N.tolist() == [9, 1, END, 2, END, 3, 4, 5]
+
+
+def test_a_document_that_goes_on_in_the_next_batch_keeps_its_pieces():
+    """Pieces of 4,096 tokens are counted from the beginning of the document, not of the batch."""
+    ids = np.r_[END, np.full(6 * PIECE_TOKENS - 1, 1)]
+    whole, parts = collect(ids, [], 2 * PIECE_TOKENS), collect(ids, list(range(3, len(ids) // 8, 3)), 2 * PIECE_TOKENS)
+    assert len(parts.ids_N) == 2 * PIECE_TOKENS
+    assert np.array_equal(whole.follows_N, parts.follows_N) and np.array_equal(whole.positions_N, parts.positions_N)
+
+
 @pytest.mark.parametrize("cuts", [[], [7, 100, 101, 900]])
 def test_a_long_text_is_sampled_evenly_in_whole_documents(cuts):
     # 400 documents of 80 tokens: 32,000 tokens, of which 51 documents fit into 4,096.

@@ -17,6 +17,7 @@ from moecli.model.init import build_gpt
 from moecli.moe.layers import DenseMoEConfig, FeedForwardConfig, SoftMoEConfig, SparseMoEConfig
 from moecli.moe.routers import TopKConfig
 
+END = 10
 SPARSE = SparseMoEConfig(num_experts=3, d_expert=8, router=TopKConfig(top_k=2))
 
 
@@ -48,7 +49,7 @@ def test_the_cost_is_that_of_a_model_whose_expert_gives_zeros(ffn):
     model, batches = model_of(ffn), batches_of()
     before = copy.deepcopy(model.state_dict())
     with torch.no_grad():
-        found = ablate(model, batches, "float32")
+        found = ablate(model, batches, "float32", END)
         assert found.tokens == 36 and found.loss == pytest.approx(mean_loss(model, batches), abs=1e-6)
         (layer,) = found.layers
         assert layer.layer == 1
@@ -68,32 +69,38 @@ def test_an_expert_without_tokens_costs_nothing_and_is_not_run():
     assert bias_E is not None
     bias_E.copy_(torch.tensor([0.0, 0.0, -10.0]))
     told: list[tuple[int, int]] = []
-    (layer,) = ablate(model, batches_of(1), "float32", lambda done, total: told.append((done, total))).layers
+    (layer,) = ablate(model, batches_of(1), "float32", END, lambda done, total: told.append((done, total))).layers
     assert (layer.loss_increase[2], layer.standard_error[2]) == (0, 0)
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_the_standard_error_is_that_of_a_mean_over_sequences():
-    model, batches = model_of(SPARSE), batches_of()
-    (layer,) = ablate(model, batches, "float32").layers
-    maimed = copy.deepcopy(model)
+def test_the_standard_error_is_that_of_documents():
+    model = model_of(SPARSE)
+    # Two batches of two windows. Documents: [10 1 2 | 3], [10 4 | 10 5 6 7] of the first, and [8 9 1 2 | 3], [10 4 5] of the second.
+    rows = [[[10, 1, 2, 3], [10, 4, 10, 5]], [[8, 9, 1, 2], [3, 10, 4, 5]]]
+    batches = [Batch(torch.tensor(ids), torch.tensor(ids).roll(-1), {}) for ids in rows]
+    documents = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4])
     with torch.no_grad():
+        (layer,) = ablate(model, batches, "float32", END).layers
+        maimed = copy.deepcopy(model)
         maimed.feed_forwards()[1].experts.out_proj[0] = 0
-        differences = [
-            mean_loss(maimed, [Batch(batch.ids_BS[row : row + 1], batch.targets_BS[row : row + 1], {})])
-            - mean_loss(model, [Batch(batch.ids_BS[row : row + 1], batch.targets_BS[row : row + 1], {})])
-            for batch in batches
-            for row in range(3)
-        ]
-    # Six sequences of equal length: the standard error of a mean, s / sqrt(6) with s^2 = sum (d - mean)^2 / 5.
-    mean = sum(differences) / 6
-    expected = math.sqrt(sum((difference - mean) ** 2 for difference in differences) / 5 / 6)
+
+        def nats(of: GPT) -> torch.Tensor:
+            losses = [F.cross_entropy(of(b.ids_BS)[0].flatten(0, 1), b.targets_BS.flatten(), reduction="none") for b in batches]
+            return torch.cat(losses).double()
+
+        increase_N = nats(maimed) - nats(model)
+    mean = increase_N.mean().item()
+    residuals = [(increase_N[documents == number] - mean).sum().item() for number in range(5)]
+    # Of a ratio of sums over 5 documents: sqrt(5/4 sum r^2) / 16.
+    expected = math.sqrt(5 / 4 * sum(residual**2 for residual in residuals)) / 16
+    assert layer.loss_increase[0] == pytest.approx(mean, abs=1e-6)
     assert layer.standard_error[0] == pytest.approx(expected, rel=1e-3)
 
 
-def test_one_sequence_has_no_standard_error():
+def test_one_document_has_no_standard_error():
     ids = torch.arange(7)[None]
-    (layer,) = ablate(model_of(SPARSE), [Batch(ids[:, :-1], ids[:, 1:], {})], "float32").layers
+    (layer,) = ablate(model_of(SPARSE), [Batch(ids[:, :-1], ids[:, 1:], {})], "float32", END).layers
     assert any(math.isnan(error) for error in layer.standard_error)
 
 
@@ -105,6 +112,6 @@ def test_a_failure_inside_leaves_the_weights_as_they_were():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ablate(model, batches, "float32", fail)
+        ablate(model, batches, "float32", END, fail)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name

@@ -19,8 +19,8 @@ from moecli.recipe.load import load_recipe
 from moecli.workflows.eval import evaluate_run
 from moecli.workflows.events import Event, Progress
 from moecli.workflows.opened_run import open_run
-from moecli.workflows.route_stats import StatsOptions, compare_routing, look_at_routing, route_stats
-from moecli.workflows.routing_subject import TextChoice
+from moecli.workflows.route_stats import StatsOptions, _spread_batches, compare_routing, look_at_routing, route_stats
+from moecli.workflows.routing_subject import TextChoice, open_subject
 from moecli.workflows.train import TrainResult, train
 
 LAYER_KEYS = {
@@ -118,16 +118,20 @@ def test_maxvio_of_batches_is_a_mean_and_confidence_is_of_the_probabilities(tiny
     train_tiny(tiny_recipe, *ROUTINGS["switch"])
     opened = open_run(Path("run"))
     report = look_at_routing(Path("run"), StatsOptions(num_shuffles=3), silent).report
-    violations, largest, margins = [], [], []
+    violations, weights, largest, margins = [], [], [], []
     for batch in opened.batches():
         record = opened.model(batch.ids_BS)[1][1]
         load_E = record.load_E.double()
         violations.append(((load_E.max() - load_E.mean()) / load_E.mean()).item())
+        weights.append(load_E.sum().item())
         ranked_TE = record.routing.probs_TE.sort(dim=-1, descending=True).values
         largest += ranked_TE[:, 0].tolist()
         margins += (ranked_TE[:, 0] - ranked_TE[:, 1]).tolist()
     layer = report["layers"][1]
-    assert layer["max_violation_batch"] == pytest.approx(np.mean(violations)) and layer["max_violation_batch"] >= layer["max_violation"]
+    assert (
+        layer["max_violation_batch"] == pytest.approx(np.average(violations, weights=weights))
+        and layer["max_violation_batch"] >= layer["max_violation"]
+    )
     assert layer["confidence"] == pytest.approx(np.mean(largest)) and layer["margin"] == pytest.approx(np.mean(margins), abs=1e-6)
 
 
@@ -173,6 +177,18 @@ def test_over_training_looks_at_every_checkpoint(tiny_recipe):
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert report["training"]["load_cv"] == [line["load_cv"] for line in lines if "load_cv" in line]
     assert report["training"]["steps"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ablation_looks_at_the_text_from_its_first_to_its_last_batch(tiny_recipe):
+    train_tiny(tiny_recipe)
+    subject = open_subject(Path("run"), TextChoice())
+    batches = list(subject.make_batches())
+    for wanted in (1, 2, len(batches) - 1, len(batches)):
+        spread = _spread_batches(subject, wanted * batches[0].ids_BS.numel())
+        assert len(spread) == wanted
+        assert torch.equal(spread[0].ids_BS, batches[0].ids_BS)
+        if wanted > 1:
+            assert torch.equal(spread[-1].ids_BS, batches[-1].ids_BS)
 
 
 def test_labels_of_a_table_are_looked_at_and_progress_is_told(tiny_recipe):
