@@ -231,6 +231,8 @@ def _load(transformers: Any, folder: Path, config: Any) -> nn.Module:
         what = f"the checkpoint needs another package: {_first_words(error)}"
         raise RunError(what, where=where, next_step="install it") from error
     except Exception as error:  # the library, and what it reads the files with, raise anything
+        if "memory" in str(error):
+            raise
         raise RunError(f"transformers can't load it: {_reason(error)}", where=where, next_step=COPY_AGAIN) from error
     if info["missing_keys"]:
         raise RunError(

@@ -90,7 +90,8 @@ def specialise(
     All that is claimed (that a label or the token ids matter in a layer, that a value's share is beyond chance) is one family: on routing
     that has nothing to do with the labels anything is claimed with probability REPORT_ERROR.
 
-    Labels with fewer than two values that are frequent enough are left out.
+    Labels with fewer than two values that are frequent enough are left out, and everything where there is one document: nothing can be
+    exchanged then.
 
     Args:
         sample: of one or more tokens.
@@ -99,6 +100,8 @@ def specialise(
         num_shuffles: of the documents.
         seed: of the shuffles.
     """
+    if sample.num_documents < 2:
+        return Specialisations([], [])
     pairs = {layer: ExpertPairs(experts_NK, sample.num_experts[layer]) for layer, experts_NK in sample.experts.items()}
     every_test = [_LabelTest(sample, pairs, kind, min_count) for kind in kinds]
     tests = [test for test in every_test if len(test.kept) > 1]

@@ -6,6 +6,7 @@ Knows rich. Must not know any command.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,19 @@ def print_json(content: dict[str, Any]) -> None:
     stdout().print(json.dumps(finite(content), allow_nan=False), soft_wrap=True, markup=False, highlight=False)
 
 
+def visible(text: str, most: int | None = None) -> str:
+    """Text from data as a terminal may have it: what would move the cursor, colour or reverse other text is spelled out (\\x1b).
+
+    With `most`, no longer than so many characters, the end left out.
+    """
+    shown = "".join(character if _is_visible(character) else character.encode("unicode_escape").decode("ascii") for character in text)
+    return shown if most is None or len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
 def print_notices(console: Console, notices: Sequence[str]) -> None:
     """What was done with the input that the user may not expect."""
     for notice in notices:
@@ -44,11 +58,11 @@ def print_notices(console: Console, notices: Sequence[str]) -> None:
 
 def print_error(message: str) -> None:
     """A user's error: the first line in red, where there is colour."""
-    first, _, rest = message.partition("\n")
+    first, *rest = [visible(line) for line in message.split("\n")]
     console = stderr()
     console.print(f"[red]error:[/red] {escape(first)}", soft_wrap=True, highlight=False)
-    if rest:
-        console.print(rest, soft_wrap=True, markup=False, highlight=False)
+    for line in rest:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _console(*, stderr: bool) -> Console:

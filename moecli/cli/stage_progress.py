@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from moecli.cli.console import visible
 from moecli.workflows.events import Event, Progress, Stage
 
 # Without a terminal, a line for every batch would fill a log file.
@@ -39,7 +40,7 @@ class StageProgress:
         match event:
             case Stage(text):
                 self._end_stage()
-                self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
             case Progress():
                 self._progress(event)
 

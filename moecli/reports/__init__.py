@@ -30,6 +30,9 @@ from moecli.reports.training import draw_training
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Of a label in a file's name.
+MOST_LETTERS, MOST_BYTES = 60, 200
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -151,8 +154,9 @@ def _write_all(reports: dict[str, Report], content: Content, folder: Path) -> li
 
 
 def _as_file_name(label: str) -> str:
-    """A label column may be called anything."""
-    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "label"
+    """A label column may be called anything, and a file system takes 255 bytes, of which some are left for what is put around it."""
+    short = re.sub(r"[^\w.-]+", "-", label).strip("-.")[:MOST_LETTERS].encode()[:MOST_BYTES].decode(errors="ignore")
+    return short.strip("-.") or "label"
 
 
 def _unused(stem: str, names: list[str]) -> str:

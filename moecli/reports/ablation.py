@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moecli.reports.cells import BAR_BAND, Scale, colour_bar, draw_cells, hatched, padded
+from moecli.reports.cells import BAR_BAND, Scale, colour_bar, draw_cells, missing, padded
 from moecli.reports.heatmap import map_layout
 from moecli.reports.lines import layer_key, layer_styles
-from moecli.reports.picture import Content, Layout, figure_text, new_sheet
+from moecli.reports.picture import Content, Layout, figure_text, new_sheet, of_the_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-UNIT = "loss increase (nats/token)"
+UNIT, KIND_OF_SCALE = "loss increase (nats/token)", "symmetric-log scale, linear near 0"
 # The scale is even up to the usual standard error, or up to this part of the largest increase if that is more; beyond, it is logarithmic.
 LEAST_EVEN_PART = 1e-3
 # Between two ticks at least, of the way from 0 to the end of the scale: a number's width on the colour bar, its height on the axis.
@@ -33,9 +33,8 @@ def draw_ablation(report: Content) -> Figure:
     part = report["ablation"]
     increase_LE, error_LE = _matrices(part)
     scale, digits = _scale(increase_LE, error_LE)
-    sheet = new_sheet(
-        report, "What it costs to switch an expert off", map_layout(*increase_LE.shape), [*_remarks(part, error_LE), *hatched(increase_LE)]
-    )
+    remarks = [*_remarks(part, error_LE), *missing(increase_LE)]
+    sheet = new_sheet(of_the_model(report), "What it costs to switch an expert off", map_layout(*increase_LE.shape), remarks)
     names = [str(layer["layer"]) for layer in part["layers"]]
     image = draw_cells(sheet.axes[0], increase_LE, scale, sheet.layout, names, digits)
     sheet.label_outside("expert", "layer")
@@ -48,11 +47,12 @@ def draw_ablation_by_load(report: Content) -> Figure:
     part = report["ablation"]
     increase_LE, error_LE = _matrices(part)
     scale, _ = _scale(increase_LE, error_LE)
-    layout = Layout(panels=1, columns=1, panel_height=3.4, left=0.75, band=BAR_BAND)
-    sheet = new_sheet(report, "What it costs to switch an expert off, beside its load", layout, _remarks(part, error_LE))
+    layout = Layout(panels=1, columns=1, panel_height=3.4, left=0.9, band=BAR_BAND)
+    with_errors = increase_LE.size <= MOST_ERROR_BARS
+    remarks = [*_remarks(part, error_LE), *(["bars: one standard error up and down"] if with_errors else [])]
+    sheet = new_sheet(of_the_model(report), "What it costs to switch an expert off, beside its load", layout, remarks)
     axes = sheet.axes[0]
     numbers = [layer["layer"] for layer in part["layers"]]
-    with_errors = increase_LE.size <= MOST_ERROR_BARS
     for layer, increase_E, error_E, style in zip(part["layers"], increase_LE, error_LE, layer_styles(numbers), strict=True):
         num_experts = len(layer["load"])
         load_E = np.array(layer["load"], dtype=float) * num_experts
@@ -63,7 +63,7 @@ def draw_ablation_by_load(report: Content) -> Figure:
     axes.axvline(1.0, color="0.6", linewidth=0.6)
     axes.set_xlim(left=0.0)
     axes.grid(True)
-    sheet.label_outside("load in multiples of the even share (1 = even)", UNIT)
+    sheet.label_outside("load in multiples of the even share (1 = even)", f"{UNIT}\n{KIND_OF_SCALE}")
     layer_key(sheet, numbers, linestyle="")
     return sheet.figure
 
@@ -96,7 +96,7 @@ def _remarks(part: Content, error_LE: np.ndarray) -> list[str]:
         f"one expert of one layer at a time, on {part['tokens']:,} tokens; loss with all experts {figure_text(part['loss'], 4)} nats/token"
     ]
     if np.isfinite(error_LE).any():
-        remarks.append(f"median standard error {np.nanmedian(error_LE):.2g} nats/token")
+        remarks.append(f"standard error, over documents: median {np.nanmedian(error_LE):.2g} nats/token")
     return remarks
 
 
@@ -109,8 +109,9 @@ def _scale(increase_LE: np.ndarray, error_LE: np.ndarray) -> tuple[Scale, int]:
     error = float(np.nanmedian(error_LE)) if np.isfinite(error_LE).any() else 0.0
     even = min(max(error, LEAST_EVEN_PART * limit), limit)
     ticks = _ticks(even, limit, steps=(1,), gap=BAR_GAP)
+    norm = AsinhNorm(even, vmin=-limit, vmax=limit)
     digits = min(max(2 - math.floor(math.log10(limit)), 2), 5)
-    return Scale(AsinhNorm(even, vmin=-limit, vmax=limit), UNIT, ticks, [_name(tick) for tick in ticks], "neither"), digits
+    return Scale(norm, f"{UNIT}; {KIND_OF_SCALE}", ticks, [_name(tick) for tick in ticks], "neither"), digits
 
 
 def _ticks(even: float, limit: float, steps: tuple[int, ...], gap: float) -> list[float]:

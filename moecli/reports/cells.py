@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Blue below, white at the middle, red above: both ends are equally dark, and no reader takes one for the other.
 DIVERGING = "RdBu_r"
+# Of cells without a value: no colour of the scale, and dark enough not to be taken for the white of its middle.
+MISSING = "0.72"
 # A ratio to chance beyond this has the darkest colour.
 MOST_TIMES_CHANCE = 4.0
 # What a tick label, a line of text and a letter of 7 points need, in inches.
@@ -64,14 +66,14 @@ def chance_scale() -> Scale:
 def draw_cells(
     axes: Axes, values_RC: np.ndarray, scale: Scale, layout: Layout, row_labels: Sequence[str], digits: int | None = 2
 ) -> AxesImage:
-    """Colours the cells, numbers the experts below and names the rows beside. A cell without a value (NaN) is hatched.
+    """Colours the cells, numbers the experts below and names the rows beside. A cell without a value (NaN) is grey.
 
     Args:
         values_RC: may hold NaN.
         digits: after the point, of the values in the cells, which are written where they fit; None: nowhere.
     """
     if np.isnan(values_RC).any():
-        axes.patch.set(hatch="//////", edgecolor="0.55", linewidth=0.0)
+        axes.patch.set(facecolor=MISSING, hatch="//////", edgecolor="0.5", linewidth=0.0)
     image = axes.imshow(values_RC, cmap=DIVERGING, norm=scale.norm, aspect="auto", interpolation="none")
     num_rows, num_columns = values_RC.shape
     width, height = layout.panel_width / num_columns, layout.panel_height / num_rows
@@ -123,9 +125,9 @@ def padded(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
     return values_RC
 
 
-def hatched(*maps: np.ndarray, why: str = "no such expert") -> list[str]:
+def missing(*maps: np.ndarray, why: str = "no such expert") -> list[str]:
     """A remark where a map has cells without a value."""
-    return [f"hatched: {why}, or not known"] if any(np.isnan(values_RC).any() for values_RC in maps) else []
+    return [f"grey: {why}, or not known"] if any(np.isnan(values_RC).any() for values_RC in maps) else []
 
 
 def over_chance(share_RC: np.ndarray, chance_RC: np.ndarray) -> np.ndarray:
@@ -150,7 +152,7 @@ def _ink(image: AxesImage) -> np.ndarray:
 
 def _write_numbers(axes: Axes, image: AxesImage, values_RC: np.ndarray, digits: int, width: float) -> None:
     """Nothing where the longest number is wider than a cell."""
-    texts_RC = [["" if np.isnan(value) else f"{value:.{digits}f}" for value in row] for row in values_RC]
+    texts_RC = [["" if np.isnan(value) else f"{value:z.{digits}f}" for value in row] for row in values_RC]
     if max(len(text) for row in texts_RC for text in row) * LETTER_WIDTH + 0.04 > width:
         return
     ink_RC = _ink(image)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moecli.reports.cells import colour_bar, draw_cells, even_share_scale, hatched
+from moecli.reports.cells import colour_bar, draw_cells, even_share_scale, missing
 from moecli.reports.heatmap import multiples, small_maps
-from moecli.reports.picture import Content, figure_text, new_sheet, shown_of, spread
+from moecli.reports.picture import Content, figure_text, new_sheet, of_the_model, shown_of, spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +21,8 @@ def draw_checkpoints(report: Content) -> Figure:
     shown = spread(part)
     maps = [multiples(checkpoint["layers"]) for checkpoint in shown]
     layout = small_maps(maps, above=0.25)
-    remarks = [*shown_of(len(shown), len(part), "checkpoints"), *hatched(*maps)]
-    sheet = new_sheet(report, "Load per expert over training", layout, remarks)
+    remarks = [*shown_of(len(shown), len(part), "checkpoints"), *missing(*maps)]
+    sheet = new_sheet(of_the_model(report), "Load per expert over training", layout, remarks)
     scale = even_share_scale()
     for axes, checkpoint, values_LE in zip(sheet.axes, shown, maps, strict=True):
         image = draw_cells(axes, values_LE, scale, layout, [str(layer["layer"]) for layer in checkpoint["layers"]])

@@ -34,7 +34,7 @@ def draw_coactivation(report: Content) -> Figure:
     layout = replace(layout, panel_height=min(layout.panel_width, MOST_PANEL_HEIGHT))
     remarks = [
         "rows: of the tokens of this expert, the share that the column's expert ran for too",
-        "a dot: beyond chance, with 95 % confidence for the whole layer; hatched: an expert with itself, or not known",
+        "a dot: beyond chance, with 95 % confidence for all pairs of all layers together; grey: an expert with itself, or not known",
         *shown_of(len(layers), len(part), "layers"),
     ]
     sheet = new_sheet(report, "Experts that run for the same tokens", layout, remarks)

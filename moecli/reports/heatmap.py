@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moecli.reports.cells import BAR_BAND, colour_bar, draw_cells, even_share_scale, hatched, map_height, padded
-from moecli.reports.picture import PAGE_INCHES, Content, Layout, new_sheet
+from moecli.reports.cells import BAR_BAND, colour_bar, draw_cells, even_share_scale, map_height, missing, padded
+from moecli.reports.picture import PAGE_INCHES, Content, Layout, new_sheet, of_the_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +24,7 @@ def draw_heatmap(report: Content) -> Figure:
     """Draws load times number of experts, so that 1 is the even share, on a scale where 1 is white, 0 blue and 2 or more red."""
     layers = report["layers"]
     values_LE = multiples(layers)
-    title = f"Load per expert over {report['tokens']:,} tokens"
-    sheet = new_sheet(report, title, map_layout(*values_LE.shape), hatched(values_LE))
+    sheet = new_sheet(of_the_model(report), "Load per expert", map_layout(*values_LE.shape), missing(values_LE))
     scale = even_share_scale()
     image = draw_cells(sheet.axes[0], values_LE, scale, sheet.layout, [str(layer["layer"]) for layer in layers])
     sheet.label_outside("expert", "layer")

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from moecli.reports.comparison import texts_differ
+from moecli.reports.picture import visible
+
 # In the order in which they are put together: pieces before what is built of them.
 PIECES = ("data.js", "format.js", "dom.js", "tooltip.js", "colours.js", "table.js", "heatmap.js", "frame.js", "lines.js", "intervals.js")
 REPORT_SCRIPTS = (
@@ -37,7 +40,7 @@ def write_comparison_html(comparison: dict[str, Any], path: Path) -> None:
     """The page that puts several runs side by side: their figures and their loads."""
     shown = ("name", "checkpoint", "corpus", "split", "tokens", "loss", "perplexity", "notes", "layers", "mean")
     runs = [{key: run[key] for key in shown} for run in comparison["runs"]]
-    _write_page("comparison.html", COMPARISON_SCRIPTS, path, {"runs": runs})
+    _write_page("comparison.html", COMPARISON_SCRIPTS, path, {"runs": runs, "texts_differ": texts_differ(runs)})
 
 
 def _write_page(template: str, scripts: tuple[str, ...], path: Path, content: dict[str, Any]) -> None:
@@ -46,7 +49,7 @@ def _write_page(template: str, scripts: tuple[str, ...], path: Path, content: di
     loader = jinja2.PackageLoader("moecli.reports", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.filters.update(number=_number, whole=_whole)
+    environment.filters.update(number=_number, whole=_whole, visible=visible)
 
     def source(name: str) -> str:
         return loader.get_source(environment, name)[0]

@@ -25,6 +25,7 @@ MOST_LAYERS = 8
 # Between two layers. Thinner ones would be a grey veil.
 MOST_FLOWS = 150
 MOST_PATHS_NAMED = 3
+LEAST_SHARE = 1e-5
 # Of the picture's body, in inches; of a column, in parts of the distance to the next; of all gaps, in parts of the height.
 HEIGHT, COLUMN, GAPS = 6.0, 0.2, 0.12
 NUMBER_INCHES = 0.12
@@ -119,8 +120,15 @@ def _remarks(part: Content, shares: list[np.ndarray], flows: list[list[Flow]]) -
 
 
 def _described(path: Content) -> str:
-    share, chance = ("unknown" if path[key] is None else f"{100 * path[key]:.2g} %" for key in ("share", "chance"))
+    share, chance = (_percent(path[key]) for key in ("share", "chance"))
     return f"{' → '.join(map(str, path['experts']))} ({share}, chance {chance})"
+
+
+def _percent(share: float | None) -> str:
+    """With many layers chance is next to nothing; how near says nothing more."""
+    if share is None:
+        return "unknown"
+    return "< 0.001 %" if 0 < share < LEAST_SHARE else f"{100 * share:.2g} %"
 
 
 def _draw_flows(axes: Axes, place: int, flows: list[Flow], num_experts: int) -> None:

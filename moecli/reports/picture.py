@@ -154,28 +154,43 @@ def shown_of(shown: int, total: int, what: str) -> list[str]:
     return [] if shown == total else [f"shown: {shown} of {total} {what}, evenly spread"]
 
 
+def visible(text: str) -> str:
+    """A text from the data on one line: what can't be seen, such as what turns the direction of letters around, is written out."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def plain(text: str, most: int) -> str:
-    """A text from the data on one line, control characters written out, its middle left out where it is longer than `most` letters."""
-    visible = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-    if len(visible) <= most:
-        return visible
+    """The same, its middle left out where it is longer than `most` letters."""
+    whole = visible(text)
+    if len(whole) <= most:
+        return whole
     tail = (most - 1) // 2
-    return visible[: most - 1 - tail] + "…" + visible[len(visible) - tail :]
+    return whole[: most - 1 - tail] + "…" + whole[len(whole) - tail :]
 
 
 def figure_text(value: float | None, digits: int) -> str:
-    return "unknown" if value is None else f"{value:.{digits}f}"
+    return "unknown" if value is None else f"{value:z.{digits}f}"
 
 
 def say_missing(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center", va="center", color="0.4")
 
 
+def of_the_model(report: Content) -> Content:
+    """The same report without the notes on labels and on the sample, for pictures of something else."""
+    return report | {"notes": report.get("model_notes", report.get("notes", []))}
+
+
 def origin(report: Content) -> list[str]:
-    """The line that says of what model and text a report is, where it holds that."""
+    """The line that says of what model and text a report is, as far as it holds that."""
+    tokens = [f"{report['tokens']:,} tokens"] if "tokens" in report else []
     if "checkpoint" not in report:
-        return []
-    return [f"{report['checkpoint']} on {report['corpus']} ({report['split']}), {report['tokens']:,} tokens"]
+        return tokens
+    return [", ".join([f"{report['checkpoint']} on {text_of(report)}", *tokens])]
+
+
+def text_of(report: Content) -> str:
+    return f"{report['corpus']} ({report['split']})" if report["split"] else str(report["corpus"])
 
 
 def _wrapped(text: str, points: float, width: float) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from moecli.reports.cells import BAR_BAND
 from moecli.reports.lines import CHANCE_LINE, draw_layers, from_zero, layer_key, number_percents, number_steps
-from moecli.reports.picture import Content, Layout, new_sheet
+from moecli.reports.picture import Content, Layout, new_sheet, of_the_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def draw_saturation(report: Content) -> Figure:
     steps = [layer["steps"] for layer in part]
     remarks = ["thin dotted lines: chance, from the loads of both checkpoints"]
     layout = Layout(panels=2, columns=2, panel_height=2.4, gap=0.5, above=0.25, band=BAR_BAND)
-    sheet = new_sheet(report, "Router saturation: choices as at the last checkpoint", layout, remarks)
+    sheet = new_sheet(of_the_model(report), "Router saturation: choices as at the last checkpoint", layout, remarks)
     for axes, key, title in zip(sheet.axes, ("top_k", "first"), ("all choices of a token", "first choice"), strict=True):
         draw_layers(axes, layers, steps, [layer[key] for layer in part])
         draw_layers(axes, layers, steps, [layer[f"{key}_chance"] for layer in part], **CHANCE_LINE)

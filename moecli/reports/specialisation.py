@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moecli.reports.cells import BAR_BAND, LETTER_WIDTH, TICK_HEIGHT, chance_scale, colour_bar, draw_cells, hatched, mark_cells, over_chance
+from moecli.reports.cells import BAR_BAND, LETTER_WIDTH, TICK_HEIGHT, chance_scale, colour_bar, draw_cells, mark_cells, missing, over_chance
 from moecli.reports.picture import Content, Layout, figure_text, new_sheet, plain, shown_of, spread
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MOST_PANEL_HEIGHT = 2.1
 
 
 def draw_specialisation(report: Content, part: Content) -> Figure:
-    """Values x experts for up to six layers: share of the value's tokens that the expert ran for, over the same under shuffled documents.
+    """Values x experts for up to six layers: share of the value's tokens that the expert ran for, over the same with exchanged documents.
 
     A dot marks a cell beyond chance. Each layer says its mutual information and whether that is beyond chance.
     """
@@ -31,7 +31,7 @@ def draw_specialisation(report: Content, part: Content) -> Figure:
     values = _most_frequent(part["counts"])
     names = [f"{plain(part['values'][value], MOST_LETTERS)} ({part['counts'][value]:,})" for value in values]
     ratios = [over_chance(_rows(layer["share_of_tokens"], values), _rows(layer["chance"], values)) for layer in layers]
-    remarks = [*_remarks(part, len(layers), len(values)), *hatched(*ratios, why="chance gives none")]
+    remarks = [*_remarks(part, len(layers), len(values)), *missing(*ratios, why="chance gives none")]
     sheet = new_sheet(report, f"Specialisation by {part['label']}", _layout(layers, names), remarks)
     scale = chance_scale()
     for place, (axes, layer, ratio_VE) in enumerate(zip(sheet.axes, layers, ratios, strict=True)):
@@ -64,16 +64,22 @@ def _layout(layers: list[Content], names: list[str]) -> Layout:
 def _remarks(part: Content, num_layers: int, num_values: int) -> list[str]:
     label = part["label"]
     remarks = [
-        f"rows: {label} (tokens); chance: {part['permutations']} shuffles of {part['documents']:,} documents",
-        "a dot: beyond chance, with 95 % confidence for all cells of all labels and layers together",
+        f"rows: {label} (tokens); chance: {_chance(part)}",
+        "a dot: beyond chance; on routing that has nothing to do with the labels a report claims anything at all in 5 of 100 cases",
         f"NMI: normalised mutual information of {label} and first-choice expert, chance taken off (0 = chance, 1 = most)",
         *shown_of(num_layers, len(part["layers"]), "layers"),
     ]
     if num_values < len(part["values"]):
         remarks.append(f"shown: the {num_values} most frequent of {len(part['values'])} values")
     if part["too_rare"]:
-        remarks.append(f"left out: {part['too_rare']} rare values (fewer than {part['min_count']} tokens, or many more frequent ones)")
+        remarks.append(f"{part['too_rare']} values left out: fewer than {part['min_count']} tokens, or not among the 50 most frequent")
     return remarks
+
+
+def _chance(part: Content) -> str:
+    if part["label"] == "position":
+        return f"{part['documents']:,} documents moved along the sequences at random, {part['permutations']} times"
+    return f"labels of {part['documents']:,} documents exchanged at random, {part['permutations']} times"
 
 
 def _verdict(layer: Content) -> str:

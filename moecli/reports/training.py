@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moecli.reports.lines import MEASURED, draw_line, from_zero, number_percents, number_steps
-from moecli.reports.picture import Content, Layout, new_sheet, say_missing
+from moecli.reports.picture import Content, Layout, new_sheet, of_the_model, say_missing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def draw_training(report: Content) -> Figure:
         "of the batches that were trained on; dead experts are counted over all layers, the rest are means over layers",
         "CV: standard deviation over mean; MaxVio: (largest - mean) over mean",
     ]
-    sheet = new_sheet(report, "Load while training", layout, remarks)
+    sheet = new_sheet(of_the_model(report), "Load while training", layout, remarks)
     for axes, (key, name, least) in zip(sheet.axes, CURVES, strict=True):
         draw_line(axes, part["steps"], part[key], color=MEASURED, marker="o", markersize=2.5)
         from_zero(axes, least)

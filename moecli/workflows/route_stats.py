@@ -6,7 +6,6 @@ Knows the order of the pieces. Must not know how a report is drawn or shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,22 @@ from moecli.analysis.coactivation import coactivation
 from moecli.analysis.consistency import consistency
 from moecli.analysis.load_report import LoadCollector, LoadReport
 from moecli.analysis.paths import paths
-from moecli.analysis.sample import MOST_CHOICES, PIECE_TOKENS, RoutingSample, SampleCollector
+from moecli.analysis.sample import PIECE_TOKENS, RoutingSample, SampleCollector
 from moecli.analysis.saturation import saturation
-from moecli.analysis.specialisation import POSITION, SHUFFLES, Specialisations, specialise
+from moecli.analysis.specialisation import POSITION, SHUFFLES, specialise
 from moecli.data.batches import Batch
 from moecli.errors import RunError
 from moecli.evaluation.ablation import ablate
 from moecli.evaluation.evaluate import Evaluation, evaluate
-from moecli.model.checkpoint import load_model
+from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
 from moecli.workflows.events import Listener, Progress, Stage
-from moecli.workflows.over_training import earlier_checkpoints, step_of, training_curves
+from moecli.workflows.over_training import earlier_checkpoints, load_earlier, step_of, training_curves
 from moecli.workflows.plain_json import finite
 from moecli.workflows.routing_subject import RoutingSubject, TextChoice, check_labels, open_subject
-from moecli.workflows.stats_folder import comparison_target, stats_target, write_comparison_files, write_stats
+from moecli.workflows.stats_folder import stats_target, write_stats
+from moecli.workflows.stats_notes import stats_notes
 from moecli.workflows.token_text import name_tokens, text_view
-
-# Below so many documents the shuffles are few, and nothing can be told from chance.
-FEW_DOCUMENTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +45,14 @@ class StatsOptions:
     """Tokens that a label's value, or a token id, needs to be judged."""
     sample_tokens: int = 131_072
     """Tokens that specialisation, structure and the text view are taken from, at most."""
-    num_shuffles: int = SHUFFLES
-    """Of the documents, to see what chance gives."""
     over_training: bool = False
     """Look at the run's earlier checkpoints too."""
     ablate: bool = False
     """Switch each expert off in turn."""
     ablate_tokens: int = 16_384
     """Tokens of text for that, evenly spread, in whole batches."""
+    num_shuffles: int = SHUFFLES
+    """Exchanges of the documents, to see what chance gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +70,6 @@ class RouteStats:
         """Without the text view, which is for pages."""
         content = {key: value for key, value in self.report.items() if key != "text"}
         return content | {"tokens_per_s": self.tokens_per_s, "files": [str(path) for path in self.files]}
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Several runs beside each other."""
-
-    runs: list[RouteStats]
-    names: list[str]
-    files: list[Path]
-
-    def to_json(self) -> dict[str, Any]:
-        runs = [{"name": name} | stats.to_json() for name, stats in zip(self.names, self.runs, strict=True)]
-        return {"runs": runs, "files": [str(path) for path in self.files]}
 
 
 def route_stats(path: Path, options: StatsOptions, listener: Listener, out: Path | None = None) -> RouteStats:
@@ -106,23 +90,6 @@ def route_stats(path: Path, options: StatsOptions, listener: Listener, out: Path
     return replace(stats, files=write_stats(stats.report, target))
 
 
-def compare_routing(paths: Sequence[Path], options: StatsOptions, listener: Listener, out: Path | None = None) -> Comparison:
-    """Looks at several runs, each on its own text unless one is given, and writes a report that puts them side by side."""
-    if len(paths) < 2:
-        raise RunError("one run alone can't be compared", where="--compare", next_step="name two or more run folders")
-    target = comparison_target(out)
-    for path in paths:
-        stats_target(path, None)  # is there anything to look at?
-    runs = []
-    for path in paths:
-        listener(Stage(f"{path}"))
-        runs.append(look_at_routing(path, options, listener))
-    names = [str(path) for path in paths]
-    content = {"runs": [{"name": name} | stats.report for name, stats in zip(names, runs, strict=True)]}
-    listener(Stage("drawing"))
-    return Comparison(runs, names, write_comparison_files(content, target))
-
-
 def look_at_routing(path: Path, options: StatsOptions, listener: Listener) -> RouteStats:
     """Everything about the routing of a run, a checkpoint, or a Hugging Face folder. Writes nothing.
 
@@ -131,13 +98,15 @@ def look_at_routing(path: Path, options: StatsOptions, listener: Listener) -> Ro
     """
     listener(Stage("reading the model and the text"))
     subject = open_subject(path, options.text)
-    check_labels(subject, options.by, POSITION)
+    check_labels(subject, options.by)
+    if options.over_training and subject.run is None:
+        raise RunError("a Hugging Face folder has one checkpoint", where="--over-training", next_step="leave it out")
     listener(Stage("running the text through the model"))
     started = time.perf_counter()
     evaluation, load, sample = _collect(subject, options, listener)
     tokens_per_s = load.tokens / (time.perf_counter() - started)
-    listener(Stage(f"looking for specialisation: {options.num_shuffles} shuffles of {sample.num_documents} documents"))
-    kinds = options.by or _all_labels(subject)
+    listener(Stage(f"looking for specialisation: exchanging {sample.num_documents} documents {options.num_shuffles} times"))
+    kinds = tuple(dict.fromkeys(options.by or (*subject.tokens.labels, POSITION)))
     special = specialise(sample, kinds, min_count=options.min_count, num_shuffles=options.num_shuffles)
     report = {
         "checkpoint": str(subject.checkpoint),
@@ -147,7 +116,8 @@ def look_at_routing(path: Path, options: StatsOptions, listener: Listener) -> Ro
         "split": subject.split,
         "loss": evaluation.loss,
         "perplexity": evaluation.perplexity,
-        "notes": [*subject.notes, *_notes(sample, special, kinds, load)],
+        "notes": [*subject.notes, *stats_notes(sample, special, kinds, load)],
+        "model_notes": list(subject.notes),
         **load.to_json(),
         "sample": {"tokens": len(sample.ids_N), "documents": sample.num_documents, "of_tokens": sample.num_tokens_seen},
         "specialisation": [asdict(label) for label in special.labels],
@@ -178,10 +148,6 @@ def _collect(subject: RoutingSubject, options: StatsOptions, listener: Listener)
     return evaluation, collector.report(), sampler.sample()
 
 
-def _all_labels(subject: RoutingSubject) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*subject.tokens.labels, POSITION)))
-
-
 def _structure(sample: RoutingSample, listener: Listener) -> dict[str, Any]:
     listener(Stage("looking for structure: co-activation, consecutive tokens, paths"))
     found = paths(sample)
@@ -200,11 +166,13 @@ def _over_training(
     curves = training_curves(subject.run)
     if not options.over_training:
         return {"training": curves, "checkpoints": [], "saturation": []}
+    last = subject.model
+    assert isinstance(last, GPT)
     passes: list[tuple[int, Path, LoadReport, RoutingSample]] = []
     for step, checkpoint in earlier_checkpoints(subject.run, subject.checkpoint):
         listener(Stage(f"the checkpoint of step {step}"))
         device = next(subject.model.parameters()).device
-        earlier = subject.with_model(load_model(checkpoint).to(device), checkpoint)
+        earlier = subject.with_model(load_earlier(checkpoint, last).to(device), checkpoint)
         _, earlier_load, earlier_sample = _collect(earlier, options, listener)
         passes.append((step, checkpoint, earlier_load, earlier_sample))
     passes.append((step_of(subject.checkpoint) or 0, subject.checkpoint, load, sample))
@@ -233,30 +201,9 @@ def _ablation(subject: RoutingSubject, load: LoadReport, options: StatsOptions, 
 
 
 def _spread_batches(subject: RoutingSubject, num_tokens: int) -> list[Batch]:
-    """Whole batches of about so many tokens, from the first of the text to the last."""
+    """Whole batches of about so many tokens, from the first of the text to the last that is full."""
     sizes = [batch.ids_BS.numel() for batch in subject.make_batches()]
-    wanted = min(len(sizes), max(1, num_tokens // sizes[0]))
-    chosen = set(np.linspace(0, len(sizes) - 1, wanted).round().astype(int).tolist())
+    num_full = sizes.count(sizes[0])
+    wanted = min(num_full, max(1, num_tokens // sizes[0]))
+    chosen = set(np.linspace(0, num_full - 1, wanted).round().astype(int).tolist())
     return [batch for number, batch in enumerate(subject.make_batches()) if number in chosen]
-
-
-def _notes(sample: RoutingSample, special: Specialisations, kinds: Sequence[str], load: LoadReport) -> list[str]:
-    """What a reader has to know to read the figures rightly."""
-    notes = []
-    if len(sample.ids_N) < sample.num_tokens_seen:
-        notes.append(
-            f"specialisation, structure and the text view are of {len(sample.ids_N):,} of the {sample.num_tokens_seen:,} tokens, "
-            "in documents drawn evenly; load figures are of all"
-        )
-    if sample.num_documents < FEW_DOCUMENTS:
-        notes.append(
-            f"the text has {sample.num_documents} document{'s' * (sample.num_documents != 1)}: too few to tell specialisation from chance"
-        )
-    most = max((layer.top_k for layer in load.layers), default=0)
-    if most > MOST_CHOICES:
-        notes.append(f"tokens have up to {most:.0f} experts: specialisation and structure are of the best {MOST_CHOICES} of each")
-    tested = {label.label for label in special.labels}
-    notes += [f"label {kind}: fewer than two values with enough tokens, not looked at" for kind in kinds if kind not in tested]
-    if any(layer.importance is None for layer in load.layers):
-        notes.append("the router's probabilities can't be read for every layer of this architecture: importance is left out there")
-    return notes

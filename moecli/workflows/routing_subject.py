@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moecli.analysis.hf_model import is_huggingface_folder, load_huggingface
+from moecli.analysis.specialisation import POSITION
 from moecli.data.batches import Batch, validation_batches
 from moecli.data.corpora.files import FilesCorpus
 from moecli.data.prepare import prepare_text
@@ -33,12 +34,12 @@ class TextChoice:
 
     paths: tuple[str, ...] = ()
     """Files instead of the recipe's corpus."""
-    text_column: str = "text"
-    """Of tables: the column that holds the text."""
+    text_column: str | None = None
+    """Of tables: the column that holds the text. Default: "text"."""
     label_column: str | None = None
     """Of tables: the column that labels a row."""
-    split: Split = "validation"
-    """Which part of the recipe's corpus."""
+    split: Split | None = None
+    """Which part of the recipe's corpus. Default: validation."""
     seq_len: int | None = None
     """Tokens that go through the model together. Default: the recipe's, or 512."""
 
@@ -46,7 +47,19 @@ class TextChoice:
     def corpus(self) -> FilesCorpus | None:
         if not self.paths:
             return None
-        return FilesCorpus(paths=list(self.paths), text_column=self.text_column, label_column=self.label_column)
+        return FilesCorpus(paths=list(self.paths), text_column=self.text_column or "text", label_column=self.label_column)
+
+    def check(self) -> None:
+        """Raises DataError where one of these has no meaning beside the others."""
+        columns = {"--text-column": self.text_column, "--label-column": self.label_column}
+        for option, column in columns.items():
+            if column is not None and not self.paths:
+                raise DataError("names a column of a table, and no table is named", where=option, next_step="name one with --text FILE")
+        if self.split is not None and self.paths:
+            raise DataError("files are looked at as a whole", where="--split", next_step="leave --split or --text out")
+        if self.label_column == POSITION:
+            what = "a label of this name is there for every text: the position in the sequence"
+            raise DataError(what, where="--label-column", next_step="rename the column")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +94,19 @@ def open_subject(path: Path, text: TextChoice) -> RoutingSubject:
         RunError: it is none of these, it is damaged, it has no MoE layers, or its tokenizer doesn't fit.
         DataError: the text can't be read, or is shorter than one sequence.
     """
-    subject = _huggingface(path, text) if is_huggingface_folder(path) else _own(open_run(path, text=text.corpus, split=text.split), text)
+    text.check()
+    if is_huggingface_folder(path):
+        subject = _huggingface(path, text)
+    else:
+        subject = _own(open_run(path, text=text.corpus, split=text.split or "validation"), text)
     _check_length(subject)
+    if text.label_column is not None and not subject.tokens.labels[text.label_column].any():
+        raise DataError(
+            f"no text has a value in a column '{text.label_column}'",
+            where=subject.corpus,
+            allowed="a column of jsonl, json, csv, tsv or parquet files",
+            next_step="name another column, or leave --label-column out",
+        )
     return subject
 
 
@@ -114,9 +138,11 @@ def _own(opened: OpenedRun, text: TextChoice) -> RoutingSubject:
 
 def _huggingface(folder: Path, text: TextChoice) -> RoutingSubject:
     corpus = text.corpus
-    if corpus is None:
+    if corpus is None or text.split is not None:
         raise DataError(
-            "a Hugging Face folder brings no text along", where=str(folder), next_step="name a text with --text FILE, which can be repeated"
+            "a Hugging Face folder brings no text along, of which there could be a split",
+            where=str(folder),
+            next_step="name a text with --text FILE, which can be repeated",
         )
     model = load_huggingface(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
@@ -124,11 +150,14 @@ def _huggingface(folder: Path, text: TextChoice) -> RoutingSubject:
         raise RunError(
             f"the tokenizer has {tokenizer.vocab_size:,} token ids, the model {model.vocab_size:,}",
             where=str(folder),
-            next_step="bring the tokenizer.json that belongs to the model",
+            next_step="bring the tokenizer.json that belongs to the model; it needs an end of text such as <|endoftext|> or </s>",
         )
     model.to(pick_device("auto"))
     tokens = prepare_text(corpus, tokenizer)
     seq_len = text.seq_len or min(DEFAULT_SEQ_LEN, model.max_seq_len or DEFAULT_SEQ_LEN)
+    if model.max_seq_len is not None and not 0 < seq_len <= model.max_seq_len:
+        what = f"sequences of {seq_len:,} tokens, but the model has {model.max_seq_len:,} positions"
+        raise DataError(what, where=str(folder), next_step="give a smaller --seq-len")
     return RoutingSubject(
         model=model,
         model_type=model.model_type,
@@ -155,9 +184,9 @@ def _check_length(subject: RoutingSubject) -> None:
         )
 
 
-def check_labels(subject: RoutingSubject, wanted: Sequence[str], also_known: str) -> None:
+def check_labels(subject: RoutingSubject, wanted: Sequence[str]) -> None:
     """Raises DataError where the text has no label of a name that was asked for."""
-    known = [*subject.tokens.labels, also_known]
+    known = [*subject.tokens.labels, POSITION]
     missing = [name for name in wanted if name not in known]
     if missing:
         raise DataError(

@@ -113,8 +113,10 @@ def _default_path(name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def find_checkpoint(path: Path) -> tuple[RunDir, Path]:
+def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
     """The run and the checkpoint that a RUN argument means: a run folder (its latest) or a checkpoint folder in one.
+
+    `or_else` is what the caller takes beside them, for the message.
 
     Raises:
         RunError: it is neither.
@@ -134,7 +136,7 @@ def find_checkpoint(path: Path) -> tuple[RunDir, Path]:
     raise RunError(
         "neither a run folder nor a checkpoint",
         where=str(path),
-        allowed="a folder with checkpoints/latest in it, or one such as checkpoints/step-300",
+        allowed=", or ".join(["a folder with checkpoints/latest in it", "one such as checkpoints/step-300", *filter(None, [or_else])]),
         next_step="give the run folder that `moecli train` named",
     )
 

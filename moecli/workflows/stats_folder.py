@@ -6,6 +6,7 @@ Knows run folders and the names of reports. Must not know what is in them.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,24 @@ from moecli.workflows.run_dir import OUTPUTS, atomic_folder, find_checkpoint
 
 STATS_FILE = "route-stats.json"
 COMPARISON_FILE = "comparison.json"
+OTHER_OUT = "give another --out"
 
 
 def stats_target(path: Path, out: Path | None) -> Path:
     """`out`; else in the run folder, with the name of the checkpoint if one was given; else, for a Hugging Face folder, in outputs/.
 
     Raises:
-        RunError: something that is no report is there, or `path` is nothing that has a routing.
+        RunError: a report can't be put there without harm, or `path` is nothing that has a routing.
     """
-    if out is not None:
-        return _checked(out, STATS_FILE)
     if is_huggingface_folder(path):
-        return _checked(OUTPUTS / path.resolve().name / "route-stats", STATS_FILE)
-    run, checkpoint = find_checkpoint(path)
+        return _checked(out or OUTPUTS / path.resolve().name / "route-stats", STATS_FILE)
+    run, checkpoint = find_checkpoint(path, or_else="a Hugging Face folder with a config.json")
     is_whole_run = (path / "checkpoints").is_dir()
-    return _checked(run.path / ("route-stats" if is_whole_run else f"route-stats-{checkpoint.name}"), STATS_FILE)
+    return _checked(out or run.path / ("route-stats" if is_whole_run else f"route-stats-{checkpoint.name}"), STATS_FILE)
 
 
 def comparison_target(out: Path | None) -> Path:
-    """`out`, else outputs/comparison. Raises RunError where something else is there."""
+    """`out`, else outputs/comparison. Raises RunError where a comparison can't be put without harm."""
     return _checked(out or OUTPUTS / "comparison", COMPARISON_FILE)
 
 
@@ -59,11 +59,30 @@ def _write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def _checked(target: Path, mark: str) -> Path:
-    is_empty = target.is_dir() and not any(target.iterdir())
-    if (target.exists() or target.is_symlink()) and not is_empty and not (target / mark).is_file():
+    """The folder, where it is not there yet, is empty, or holds a report of this kind and nothing else: it will be replaced as a whole."""
+    # The folder that a link leads to is replaced, not the link; and "." and ".." are no names.
+    target = target.resolve() if target.is_symlink() or target.name in ("", "..") else target
+    nearest = next(place for place in (target, *target.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise RunError("is no folder, so no report can be put into it", where=str(nearest), next_step=OTHER_OUT)
+    if Path.cwd().is_relative_to(target.absolute()) or target.is_mount():
         raise RunError(
-            "there is something here that is no report of this kind, and it would be replaced",
-            where=str(target),
-            next_step="give another --out",
+            "this folder can't be replaced by a report: you work in it, or a disk begins here", where=str(target), next_step=OTHER_OUT
         )
+    if not os.access(nearest if nearest != target else target.absolute().parent, os.W_OK):
+        raise RunError("no permission to write here", where=str(nearest), next_step=OTHER_OUT)
+    if target.is_dir():
+        foreign = sorted({path.name for path in target.iterdir()} - _files_of_report(target, mark))
+        if foreign:
+            what = f"{foreign[0]} is here, which is not of a report of this kind, and would be lost"
+            raise RunError(what, where=str(target), next_step=OTHER_OUT)
     return target
+
+
+def _files_of_report(folder: Path, mark: str) -> set[str]:
+    """The names of the files that the report in this folder consists of; none where there is no sound one."""
+    try:
+        files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
+        return {mark, *map(str, files)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -22,9 +22,9 @@ def report_of(increases: list[list[float | None]], error: float | None = 0.002) 
 
 
 def test_cells_are_the_increases():
-    figure = drawn(draw_ablation, report_of([[0.5, -0.01, None], [0.0, 0.02, 0.001]]))
-    assert cells(figure.axes[0]) == [[0.5, -0.01, None], [0.0, 0.02, 0.001]]
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.500", "-0.010", "0.000", "0.020", "0.001"]
+    figure = drawn(draw_ablation, report_of([[0.5, -0.01, None], [0.0, 0.02, 0.001], [-0.0001, None, None]]))
+    assert cells(figure.axes[0]) == [[0.5, -0.01, None], [0.0, 0.02, 0.001], [-0.0001, None, None]]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.500", "-0.010", "0.000", "0.020", "0.001", "0.000"]
     assert "on 4,096 tokens; loss with all experts 3.2500 nats/token" in small_print(figure)
 
 
@@ -62,6 +62,8 @@ def test_points_are_load_and_increase_with_the_error():
     assert axes.lines[0].get_ydata().tolist() == [0.02, 0.04, 0.06, 0.08]
     ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
     assert ends == [pytest.approx([increase - 0.002, increase + 0.002]) for increase in (0.02, 0.04, 0.06, 0.08)]
+    assert "bars: one standard error" in small_print(axes.figure)
+    assert axes.get_ylabel() == "loss increase (nats/token)\nsymmetric-log scale, linear near 0"
     low, high = axes.get_ylim()
     assert low < 0 and high > 0.082
 
@@ -69,4 +71,5 @@ def test_points_are_load_and_increase_with_the_error():
 def test_many_experts_get_no_error_bars():
     figure = drawn(draw_ablation_by_load, report_of([[0.01] * 64] * 5))
     assert not figure.axes[0].collections
-    assert "median standard error 0.002 nats/token" in small_print(figure)
+    assert "over documents: median 0.002 nats/token" in small_print(figure)
+    assert "bars" not in small_print(figure)

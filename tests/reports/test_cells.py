@@ -45,10 +45,10 @@ def test_numbers_and_marks_can_be_read_on_their_cells():
     assert not axes.texts
 
 
-def test_a_cell_without_a_value_is_hatched_and_has_no_number():
+def test_a_cell_without_a_value_is_grey_and_has_no_number():
     axes, _ = drawn_cells([[0.5, np.nan]], even_share_scale())
     assert [text.get_text() for text in axes.texts] == ["0.50"]
-    assert axes.patch.get_hatch()
+    assert axes.patch.get_hatch() and axes.patch.get_facecolor()[:3] == (0.72, 0.72, 0.72)
     assert not drawn_cells([[0.5, 0.5]], even_share_scale())[0].patch.get_hatch()
 
 

@@ -17,6 +17,7 @@ def test_cells_are_shares_over_chance_and_the_diagonal_is_empty():
     assert cells(axes) == [[None, 2.0, 0.5], [0.5, None, 1.0], [2.0, None, None]]
     assert axes.collections[0].get_offsets().tolist() == [[1, 0], [2, 1]]
     assert axes.get_title() == "layer 4 (1,234 tokens)"
+    assert "95 % confidence for all pairs of all layers together; grey: an expert with itself" in small_print(axes.figure)
 
 
 def test_of_many_layers_those_are_shown_that_a_page_holds():

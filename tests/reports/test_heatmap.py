@@ -19,7 +19,7 @@ def test_cells_are_multiples_of_the_even_share():
     assert cells(axes) == [[2.0, 1.0, 1.0, 0.0], [1.0] * 4]
     assert [text.get_text() for text in axes.texts] == ["2.00", "1.00", "1.00", "0.00", *["1.00"] * 4]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("expert", "layer")
-    assert "hatched" not in small_print(figure)
+    assert "grey" not in small_print(figure)
 
 
 def test_the_even_share_is_white_and_its_neighbours_are_equally_far():
@@ -28,6 +28,10 @@ def test_the_even_share_is_white_and_its_neighbours_are_equally_far():
     assert (image.norm.vmin, image.norm.vmax) == (0.0, 2.0)
     assert min(image.cmap(image.norm(1.0))[:3]) > 0.95
     assert image.cmap(image.norm(5.0)) == image.cmap(image.norm(2.0))
+
+
+def test_the_tokens_are_told_once():
+    assert small_print(drawn(draw_heatmap, report_of([[0.5, 0.5]]))) == "Load per expert 1,000 tokens"
 
 
 @pytest.mark.parametrize(
@@ -45,4 +49,4 @@ def test_layers_keep_their_numbers_and_may_have_fewer_experts():
     figure = drawn(draw_heatmap, report)
     assert cells(figure.axes[0]) == [[1.0, 1.0, None], [1.5, 0.75, 0.75]]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["3", "7"]
-    assert figure.axes[0].patch.get_hatch() and "hatched: no such expert" in small_print(figure)
+    assert figure.axes[0].patch.get_hatch() and "grey: no such expert" in small_print(figure)

@@ -143,6 +143,17 @@ def test_hostile_names_notes_and_tokens_stay_text(tmp_path):
     assert not set("<>&'") & set(page.data)
 
 
+def test_what_turns_letters_around_is_written_out(tmp_path):
+    report = report_content() | {"checkpoint": "runs/\u202etxt.exe", "corpus": "a\u2066b", "notes": ["\u200fnote"]}
+    text = page_of(report, tmp_path).text
+    assert not set("\u202e\u2066\u200f") & set(text)
+    assert all(words in text for words in ("runs/\\u202etxt.exe", "a\\u2066b", "\\u200fnote"))
+
+
+def test_the_tokens_of_coactivation_are_told(tmp_path):
+    assert "are of 8,192 tokens, spread over the sample of 75,123;" in page_of(report_content(), tmp_path).words()
+
+
 def test_a_path_that_is_no_text_is_shown(tmp_path):
     assert "runs/\\udcff" in page_of(report_content() | {"checkpoint": "runs/\udcff"}, tmp_path).text
 
@@ -200,3 +211,6 @@ def test_a_comparison_holds_every_run(tmp_path):
     assert [run["name"] for run in data["runs"]] == [run["name"] for run in runs]
     assert data["runs"][2]["layers"][0]["load"] == pytest.approx(runs[2]["layers"][0]["load"], rel=1e-4)
     assert "specialisation" not in data["runs"][0]
+    assert "do not compare" not in page.text
+    write_comparison_html({"runs": [*runs, runs[0] | {"corpus": "another"}], "files": []}, tmp_path / "comparison.html")
+    assert "Losses on different texts or tokenizers do not compare." in Page(tmp_path / "comparison.html").text

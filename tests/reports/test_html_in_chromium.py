@@ -125,7 +125,7 @@ def test_the_load_map_switches_to_importance_and_to_cost(opened):
     page.choose("quantity", "importance")
     assert page.texts(numbers)[:8] == [f"{share * 8:.2f}" for share in report["layers"][0]["importance"]]
     page.choose("quantity", "loss without the expert")
-    assert page.texts(numbers)[:8] == [f"+{increase:.3f}" for increase in report["ablation"]["layers"][0]["loss_increase"]]
+    assert page.texts(numbers)[:8] == [f"+{increase:.4f}" for increase in report["ablation"]["layers"][0]["loss_increase"]]
 
 
 def test_the_arrow_keys_move_through_a_heatmap(opened):
@@ -161,7 +161,7 @@ def test_the_ablated_experts_sort_by_what_they_cost(opened):
     for _ in range(2):
         page.page.click("#ablation-table th:has-text('loss increase') button")
     costs = [increase for layer in report["ablation"]["layers"] for increase in layer["loss_increase"]]
-    assert page.column("#ablation-table", "loss increase") == [f"+{cost:.4f}" for cost in sorted(costs, reverse=True)]
+    assert page.column("#ablation-table", "loss increase") == [f"+{cost:#.3g}" for cost in sorted(costs, reverse=True)]
 
 
 def test_specialisation_follows_its_label_and_its_layer(opened):
@@ -200,6 +200,43 @@ def test_coactivation_shows_chance_and_knows_its_diagonal(opened):
     assert page.point_at('#coactivation-map [data-cell="2,2"]') == {
         "title": "expert 2", "of expert 2’s tokens": "–", "chance": "–", "share / chance": "–", "special": "–",
     }  # fmt: skip
+
+
+def test_half_and_twice_of_chance_have_the_same_strength(opened):
+    report = report_content(2, 4)
+    layer = report["specialisation"][0]["layers"][0]
+    layer["share_of_tokens"][0], layer["chance"][0] = [0.5, 0.125, 0.25, 0.25], [0.25, 0.25, 0.25, 0.0]
+    page = opened(report)
+    fills = page.page.eval_on_selector_all("#specialisation-map [data-cell^='0,']", "cells => cells.map(cell => cell.getAttribute('fill'))")
+    # The stops of the scale at 3/4, between its 8th and 9th, and at 1/4; white; and grey where chance gives none.
+    assert fills == ["rgb(229, 131, 104)", "rgb(107, 172, 209)", "rgb(247, 247, 247)", "#b4b8bf"]
+    assert page.texts("#specialisation-map .missing") == ["not known, or chance gives none"]
+    assert page.texts("#coactivation-map .missing") == ["an expert with itself, or not known"]
+    assert page.page.locator("#load-map .missing").count() == 0
+
+
+def test_numbers_of_any_size_stay_short(opened):
+    report = report_content()
+    report["paths"]["top"][0] |= {"share": 0.02, "chance": 1e-20}
+    report["paths"]["top"][1] |= {"share": 0.02, "chance": 0.00002}
+    report["ablation"]["layers"][0] |= {
+        "loss_increase": [1.234e-5, -4.5e-8, 0.0, *[12.34] * 5], "standard_error": [1.06e-5, 2e-9, None, *[0.25] * 5],
+    }  # fmt: skip
+    page = opened(report)
+    assert page.column("#paths-table", "chance")[:2] == ["< 0.001 %", "0.0020 %"]
+    assert page.column("#paths-table", "share / chance")[:2] == ["> 1,000×", "1,000.00×"]
+    assert page.column("#ablation-table", "loss increase")[:4] == ["+0.0000123", "−4.50e−8", "0", "+12.3"]
+    assert page.column("#ablation-table", "standard error")[:4] == ["0.000011", "2.0e−9", "–", "0.25"]
+    # 12.34 is the most: two digits after the point.
+    assert page.texts("#ablation-map .in-cell")[:4] == ["0.00", "0.00", "0.00", "+12.34"]
+
+
+def test_boxes_of_many_experts_have_a_second_hue(opened):
+    report = report_content(2, 16)
+    page = opened(report)
+    assert page.page.locator("#flows .band").count() == 2 * 8
+    assert "Colours come back after 8 experts" in page.page.text_content("#flows .small")
+    assert opened(report_content(2, 8)).page.locator("#flows .band").count() == 0
 
 
 def test_flows_name_their_ends(opened):
@@ -279,6 +316,21 @@ def test_hostile_words_show_as_text_and_run_nothing(opened):
     assert page.page.locator("img, b").count() == 0
 
 
+def test_what_turns_letters_around_is_written_out(opened):
+    report = report_content()
+    tricky, shown = "a\u202ecod.exe\x07\U000e0041", "a\\u202ecod.exe\\u0007\\U000e0041"
+    report["specialisation"][0] |= {"label": tricky, "values": [tricky, "שלום", "c", "d"]}
+    report["vocabulary"][0]["top"][0]["token"] = tricky
+    report["text"]["sequences"][0]["tokens"][0] = tricky
+    page = opened(report)
+    assert page.page.text_content("#text .token") == shown
+    assert page.texts("#vocabulary-table tbody th")[0] == shown
+    assert page.point_at("#text .token:first-child")["title"] == shown
+    assert page.texts("#specialisation-map text.tick.end")[:2] == [shown, "שלום"]
+    assert page.point_at('#specialisation-map [data-cell="1,0"]')["title"] == "שלום, expert 0"
+    assert page.texts("#tooltip bdi") == ["שלום"]
+
+
 def test_the_page_may_not_reach_the_network(opened):
     page = opened(report_content())
     assert page.page.evaluate("fetch('data:text/plain,x').then(() => 'loaded', () => 'refused')") == "refused"
@@ -329,7 +381,7 @@ def test_runs_are_compared(opened, tmp_path):
     page = opened({"runs": runs, "files": []}, write=write_comparison_html)
     assert page.overflow() == 0
     page.page.click("#figures-table th:has-text('loss') button")
-    assert page.column("#figures-table", "loss") == ["3.250", "3.500", "10.000"]
+    assert page.column("#figures-table", "loss (nats/token)") == ["3.250", "3.500", "10.000"]
     assert page.column("#figures-table", "run") == ["run 1", "run 0", "run 2"]
     assert page.column("#figures-table", "CV of load")[1] == f"{runs[0]['mean']['cv_load']:.3f}"
     found = page.point_at('#load-maps figure:nth-child(2) [data-cell="0,7"]')

@@ -53,6 +53,12 @@ def test_the_most_travelled_paths_are_named():
     assert "left out" not in small_print(figure)
 
 
+def test_next_to_no_chance_is_told_in_short():
+    paths = paths_of([[0.1, 0.2], [0.7, 0.0]])
+    paths["top"][0]["chance"] = 1e-20
+    assert "(70 %, chance < 0.001 %)" in small_print(drawn(draw_paths, report_content() | {"paths": paths}))
+
+
 def test_thin_flows_are_left_out_and_their_share_is_said():
     """16 x 16 flows: 150 of 0.4 % each are drawn, 100 of 0.4 % and 6 of nothing are not: 40 % left out."""
     shares = np.full(256, 0.004)

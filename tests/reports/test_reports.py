@@ -92,6 +92,13 @@ def test_every_picture_says_what_it_is_of_and_what_to_know(name):
     assert "this model sees the future" in said
 
 
+def test_notes_on_labels_are_on_pictures_of_labels_and_structure_alone():
+    report = report_content() | {"notes": ["the model leaks", "few documents"], "model_notes": ["the model leaks"]}
+    said = {name: small_print(drawn(draw, report)) for name, draw in PICTURES.items()}
+    assert all("the model leaks" in words for words in said.values())
+    assert {name for name, words in said.items() if "few documents" in words} == {"specialisation", "coactivation", "paths", "consistency"}
+
+
 def test_one_choice_per_token_has_no_coactivation():
     report = report_content(top_k=1)
     assert [name for name, entry in REPORTS.items() if not entry.applies(report)] == ["coactivation", "coactivation.csv"]
@@ -140,6 +147,15 @@ def test_labels_that_are_one_file_name_get_two_files(tmp_path):
         entry["label"] = label
     names = REPORTS["specialisation"].write(report, tmp_path, "specialisation")
     assert [name for name in names if name.endswith(".png")] == ["specialisation-the-label.png", "specialisation-The-label-2.png"]
+
+
+@pytest.mark.parametrize("letter", ["x", "日", "\U00020000"])
+def test_a_long_label_gives_a_file_name_that_fits(tmp_path, letter):
+    report = report_content()
+    for entry in report["specialisation"]:
+        entry["label"] = letter * 400
+    names = write_reports(report, tmp_path)
+    assert len([name for name in names if letter * 40 in name and (tmp_path / name).is_file()]) == 4
 
 
 def test_nothing_of_matplotlib_is_left_changed(tmp_path):

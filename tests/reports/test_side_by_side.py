@@ -37,9 +37,11 @@ def test_runs_are_on_one_scale_with_their_names_and_figures():
     for axes, run in zip(panels(figure), runs, strict=True):
         assert np.allclose(cells(axes), [[run["layers"][0]["num_experts"] * share for share in layer["load"]] for layer in run["layers"]])
         assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == (0.0, 2.0)
-    assert panels(figure)[0].get_title() == f"runs/even\nloss 2.500, mean CV {runs[0]['mean']['cv_load']:.2f}"
-    assert panels(figure)[1].get_title().startswith("runs/xxxxxxxxx…xxxxxxxx/last\nloss unknown")
+    assert panels(figure)[0].get_title() == f"runs/even\nstdlib (validation)\nloss 2.500 nats/token, CV {runs[0]['mean']['cv_load']:.2f}"
+    assert panels(figure)[1].get_title().startswith("runs/xxxxxxxxx…xxxxxxxx/last\nstdlib (validation)\nloss unknown, CV")
     said = small_print(figure)
     assert "runs/even: a note of one" in said and said.count("a note of both") == 1
-    assert "elsewhere on stdlib (validation)" in said
+    assert "elsewhere on stdlib (validation)" in said and "do not compare" not in said
+    runs[1]["corpus"] = "another"
+    assert "losses on different texts or tokenizers do not compare" in small_print(drawn(draw_comparison, {"runs": runs}))
     assert not collisions(figure)

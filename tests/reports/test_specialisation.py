@@ -41,7 +41,9 @@ def test_a_layer_says_whether_it_is_beyond_chance():
         "layer 1: not beyond chance\nNMI 0.1234, p 0.400",
         "layer 2\nNMI unknown, p unknown",
     ]
-    assert "50 shuffles of 9 documents" in small_print(figure)
+    assert "chance: labels of 9 documents exchanged at random, 50 times" in small_print(figure)
+    position = part_of(["0", "1"], layers[:1]) | {"label": "position"}
+    assert "chance: 9 documents moved along the sequences" in small_print(drawn(draw_specialisation, report_content(), position))
 
 
 def test_of_many_values_the_most_frequent_are_shown_in_their_order():
@@ -52,15 +54,15 @@ def test_of_many_values_the_most_frequent_are_shown_in_their_order():
     assert cells(figure.axes[0]) == [[2 * share for share in row] for row in shares[4:]]
     assert figure.axes[0].get_yticklabels()[0].get_text() == "a rather …g name 4 (500)"
     assert "shown: the 16 most frequent of 20 values" in small_print(figure)
-    assert "left out: 3 rare values" in small_print(figure)
+    assert "3 values left out: fewer than 20 tokens" in small_print(figure)
     assert not collisions(figure)
 
 
-def test_what_chance_gives_none_of_is_hatched():
+def test_what_chance_gives_none_of_is_grey():
     layer = layer_of(2, [[0.5, 0.0]], [[0, 0]]) | {"chance": [[0.5, 0.0]]}
     figure = drawn(draw_specialisation, report_content(), part_of(["code"], [layer]))
     assert cells(figure.axes[0]) == [[1.0, None]]
-    assert "hatched: chance gives none, or not known" in small_print(figure)
+    assert "grey: chance gives none, or not known" in small_print(figure)
 
 
 def test_the_most_that_is_shown_fits_on_a_page():

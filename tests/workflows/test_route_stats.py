@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from moecli.evaluation.evaluate import evaluate
 from moecli.model.checkpoint import load_model
 from moecli.moe.load import load_shares
 from moecli.recipe.load import load_recipe
+from moecli.workflows.compare_routing import compare_routing
 from moecli.workflows.eval import evaluate_run
 from moecli.workflows.events import Event, Progress
 from moecli.workflows.opened_run import open_run
-from moecli.workflows.route_stats import StatsOptions, _spread_batches, compare_routing, look_at_routing, route_stats
+from moecli.workflows.route_stats import StatsOptions, _spread_batches, look_at_routing, route_stats
 from moecli.workflows.routing_subject import TextChoice, open_subject
 from moecli.workflows.train import TrainResult, train
 
@@ -143,10 +145,11 @@ def test_the_files_are_written_whole_and_a_new_report_replaces_the_old(tiny_reci
     assert all(path.stat().st_size for path in stats.files)
     suffixes = {path.suffix for path in stats.files}
     assert suffixes == {".json", ".csv", ".png", ".svg", ".html"}
-    Path("run/route-stats/route-stats.json").write_text("old")
+    (content := json.loads(Path("run/route-stats/route-stats.json").read_text()))["tokens"] = "old"
+    Path("run/route-stats/route-stats.json").write_text(json.dumps(content))
     route_stats(Path("run"), options, silent)
     content = json.loads(Path("run/route-stats/route-stats.json").read_text())
-    assert content["files"] == [path.name for path in stats.files] and content.keys() >= TOP_KEYS
+    assert content["files"] == [path.name for path in stats.files] and content.keys() >= TOP_KEYS and content["tokens"] != "old"
     # A checkpoint that is named has a folder of its own.
     named = route_stats(Path("run/checkpoints/step-4"), options, silent)
     assert named.files[0] == Path("run/route-stats-step-4/route-stats.json").resolve()
@@ -157,11 +160,50 @@ def test_what_is_no_report_is_not_replaced(tiny_recipe):
     train_tiny(tiny_recipe)
     Path("precious").mkdir()
     Path("precious/thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="no report"):
+    with pytest.raises(RunError, match=r"thesis\.txt is here"):
         route_stats(Path("run"), StatsOptions(), silent, Path("precious"))
     assert Path("precious/thesis.txt").read_text() == "years of work"
+    # Not even beside a report, or under the name of one.
+    route_stats(Path("run"), StatsOptions(num_shuffles=3), silent, Path("mine"))
+    Path("mine/notes.md").write_text("what I saw")
+    Path("other").mkdir()
+    Path("other/route-stats.json").write_text('{"files": "thesis.txt"}')
+    Path("other/thesis.txt").write_text("years of work")
+    for folder, name in (("mine", "notes.md"), ("other", "thesis.txt")):
+        with pytest.raises(RunError, match=name):
+            route_stats(Path("run"), StatsOptions(), silent, Path(folder))
+        assert (Path(folder) / name).is_file()
+    for out in (Path(), Path(".."), Path("precious/thesis.txt/report")):
+        with pytest.raises(RunError):
+            route_stats(Path("run"), StatsOptions(), silent, out)
     Path("empty").mkdir()
     assert route_stats(Path("run"), StatsOptions(num_shuffles=3), silent, Path("empty")).files[0].parent == Path("empty")
+
+
+def test_a_report_behind_a_link_is_replaced_and_the_link_stays(tiny_recipe):
+    train_tiny(tiny_recipe)
+    Path("real").mkdir()
+    Path("link").symlink_to("real")
+    for _ in range(2):
+        route_stats(Path("run"), StatsOptions(num_shuffles=3), silent, Path("link"))
+        assert Path("link").is_symlink() and Path("real/route-stats.json").is_file()
+
+
+def test_one_document_has_no_chance_to_compare_with(tiny_recipe):
+    train_tiny(tiny_recipe)
+    Path("one.txt").write_text("One document, and no other. " * 40)
+    report = look_at_routing(Path("run"), StatsOptions(text=TextChoice(("one.txt",))), silent).report
+    assert report["specialisation"] == report["vocabulary"] == []
+    assert any("one document" in note for note in report["notes"])
+
+
+def test_a_checkpoint_of_another_model_among_the_earlier_ones_is_named(tiny_recipe):
+    train_tiny(tiny_recipe, "training.checkpoint_every=2")
+    train_tiny(tiny_recipe, "model.num_layers=1", out="other")
+    shutil.copytree("other/checkpoints/step-6", "run/checkpoints/step-3")
+    with pytest.raises(RunError, match="step-3: is not of the model") as caught:
+        look_at_routing(Path("run"), StatsOptions(num_shuffles=3, over_training=True), silent)
+    assert "--over-training" in caught.value.next_step
 
 
 def test_over_training_looks_at_every_checkpoint(tiny_recipe):
@@ -182,7 +224,8 @@ def test_over_training_looks_at_every_checkpoint(tiny_recipe):
 def test_ablation_looks_at_the_text_from_its_first_to_its_last_batch(tiny_recipe):
     train_tiny(tiny_recipe)
     subject = open_subject(Path("run"), TextChoice())
-    batches = list(subject.make_batches())
+    batches = [batch for batch in subject.make_batches() if len(batch.ids_BS) == 8]
+    assert 3 < len(batches) < len(list(subject.make_batches()))
     for wanted in (1, 2, len(batches) - 1, len(batches)):
         spread = _spread_batches(subject, wanted * batches[0].ids_BS.numel())
         assert len(spread) == wanted
@@ -226,6 +269,8 @@ def test_compare_puts_runs_side_by_side(tiny_recipe):
     alone = look_at_routing(Path("two"), StatsOptions(num_shuffles=3), silent).report
     assert content["runs"][1]["layers"] == alone["layers"]
     assert {path.suffix for path in comparison.files} == {".json", ".csv", ".png", ".svg", ".html"}
+    with pytest.raises(RunError, match="named twice"):
+        compare_routing([Path("one"), Path("one/../one")], StatsOptions(), silent)
     with pytest.raises(RunError, match="one run"):
         compare_routing([Path("one")], StatsOptions(), silent)
 
@@ -250,6 +295,18 @@ BAD = {
     "short text": (lambda: Path("short.txt").write_text("cat"), "run", {"text": TextChoice(("short.txt",))}, DataError, "one sequence 16"),
     "empty text": (lambda: Path("none.txt").write_text(""), "run", {"text": TextChoice(("none.txt",))}, DataError, "no text"),
     "no such label": (lambda: None, "run", {"by": ("colour",)}, DataError, "no label 'colour'"),
+    "a label without a table": (lambda: None, "run", {"text": TextChoice(label_column="colour")}, DataError, "no table is named"),
+    "a label of plain text": (
+        lambda: Path("t.txt").write_text("a cat " * 99), "run", {"text": TextChoice(("t.txt",), label_column="colour")}, DataError,
+        "no text has a value",
+    ),
+    "a label with the name of another": (
+        lambda: None, "run", {"text": TextChoice(("text.txt",), label_column="position")}, DataError, "for every text",
+    ),
+    "a split of files": (lambda: None, "run", {"text": TextChoice(("text.txt",), split="train")}, DataError, "as a whole"),
+    "metrics that are no numbers": (
+        lambda: Path("run/metrics.jsonl").write_text('{"step": 1, "load_cv": "abc"}\n'), "run", {}, RunError, "load_cv of step 1",
+    ),
     "no such column": (
         lambda: Path("t.jsonl").write_text('{"text": "a cat"}\n' * 9), "run",
         {"text": TextChoice(("t.jsonl",), label_column="colour")}, DataError, "colour",

@@ -9,7 +9,7 @@ function showRuns() {
       { name: "run", value: (run) => run.name },
       { name: "text", value: (run) => [run.corpus, run.split].filter(Boolean).join(", ") },
       { name: "tokens", show: whole, value: (run) => run.tokens },
-      { name: "loss", show: fixed, value: (run) => run.loss, hint: "Nats per token" },
+      { name: "loss (nats/token)", show: fixed, value: (run) => run.loss },
       { name: "perplexity", show: (value) => fixed(value, 2), value: (run) => run.perplexity },
       { name: "layers", show: whole, value: (run) => run.layers.length },
       { name: "experts per layer", value: sizes },

@@ -2,7 +2,8 @@
 
 const LAYERS_AT_ONCE = 6;
 const MOST_RIBBONS = 150;
-const NODE_WIDTH = 20;
+const NODE_WIDTH = 26;
+const BAND_WIDTH = 5;
 
 function showFlows() {
   const host = byId("flows");
@@ -93,10 +94,13 @@ function nodeShapes(column, height) {
     const box = { x: column.x, y: node.y, width: NODE_WIDTH, height: Math.max(0.5, node.height) };
     const rect = shape("rect", { ...box, fill: expertHue(expert), class: "node", "data-node": `${column.layer}:${expert}` });
     rect.tip = { title: `layer ${column.layer}, expert ${expert}`, lines: [["first choice of", `${percent(node.share)} of the tokens`]] };
-    if (node.height < 11) return [rect];
+    const parts = [rect];
+    const band = bandHue(expert);
+    if (band !== null) parts.push(shape("rect", { ...box, width: BAND_WIDTH, fill: band, class: "in-cell band" }));
+    if (node.height < 11) return parts;
     const dark = expertHue(expert) === "#0072b2" ? "inverse" : "";
-    const middle = { x: box.x + NODE_WIDTH / 2, y: node.y + node.height / 2 };
-    return [rect, shape("text", { ...middle, class: `in-cell middle ${dark}` }, String(expert))];
+    const middle = { x: box.x + (NODE_WIDTH + (band === null ? 0 : BAND_WIDTH)) / 2, y: node.y + node.height / 2 };
+    return [...parts, shape("text", { ...middle, class: `in-cell middle ${dark}` }, String(expert))];
   });
   const isFirst = column.x === 0;
   const place = { x: isFirst ? 0 : column.x + NODE_WIDTH, y: height - 9, class: isFirst ? "axis" : "axis end" };
@@ -125,7 +129,9 @@ function followFlows(svg) {
 
 /** What the colours say, and how much is drawn where not everything is. */
 function coverage(ribbons) {
-  const base = "Ribbons have the colour of the expert that they leave.";
+  const repeats = report.paths.transitions.some(({ share }) => share.length > HUES.length);
+  const hint = repeats ? ` Colours come back after ${HUES.length} experts; the band on a box tells them apart.` : "";
+  const base = `Ribbons have the colour of the expert that they leave.${hint}`;
   const cut = ribbons.filter((drawn) => drawn.length === MOST_RIBBONS);
   const shares = cut.map((drawn) => drawn.reduce((total, ribbon) => total + ribbon.share, 0));
   if (!shares.length) return base;

@@ -9,9 +9,11 @@ function written(value, options) {
   if (!isNumber(value)) return DASH;
   const key = JSON.stringify(options);
   if (!formatters.has(key)) formatters.set(key, new Intl.NumberFormat("en-US", options));
-  return formatters.get(key).format(value).replace("-", "−");
+  const text = formatters.get(key).format(value);
+  return isNought(text) ? text.replace("-", "") : text.replace("-", "−");
 }
 
+const isNought = (text) => !/[1-9]/.test(text);
 const whole = (value) => written(value, { maximumFractionDigits: 0 });
 const fixed = (value, digits = 3) => written(value, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const short = (value) => written(value, { maximumSignificantDigits: 3 });
@@ -20,13 +22,31 @@ const short = (value) => written(value, { maximumSignificantDigits: 3 });
 function percent(value) {
   if (!isNumber(value)) return DASH;
   const size = Math.abs(value * 100);
+  if (size > 0 && size < 0.001) return "< 0.001 %";
   const digits = { minimumSignificantDigits: 2, maximumSignificantDigits: 2 };
   return `${size > 0 && size < 0.1 ? written(value * 100, digits) : fixed(value * 100, size < 9.995 ? 2 : 1)} %`;
 }
 
 const shortPercent = (value) => (isNumber(value) ? `${short(value * 100)} %` : DASH);
-const times = (value) => (isNumber(value) ? `${fixed(value, 2)}×` : DASH);
-const signed = (value, digits = 4) => (isNumber(value) && value > 0 ? `+${fixed(value, digits)}` : fixed(value, digits));
+
+/** A factor; how far it is beyond a thousand says nothing more. */
+function times(value) {
+  if (!isNumber(value)) return DASH;
+  return value > 1000 ? "> 1,000×" : `${fixed(value, 2)}×`;
+}
+
+/** A number of any size with so many digits that say something. */
+function significant(value, digits) {
+  if (!isNumber(value) || value === 0) return isNumber(value) ? "0" : DASH;
+  if (Math.abs(value) < 1e-6) return value.toExponential(digits - 1).replaceAll("-", "−");
+  return written(value, { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
+}
+
+/** A difference, with its sign. */
+const withSign = (value, text) => (isNumber(value) && value > 0 && !isNought(text) ? `+${text}` : text);
+const signed = (value, digits) => withSign(value, fixed(value, digits));
+const difference = (value) => withSign(value, significant(value, 3));
+
 const interval = (range, show) => (range ? `${show(range.low)} to ${show(range.high)}` : DASH);
 
 /** A load in multiples of the even share. */

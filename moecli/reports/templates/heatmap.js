@@ -2,9 +2,9 @@
 
 /**
  * A figure is {name, rows, rowTitle, columns, columnTitle, scale, squarish, value(row, column), text(value), textLength,
- * mark(row, column), describe(row, column)}. `rows` are names and `columns` a number; `value` is undefined where there is no cell and null
- * where its number isn't known; `text` is written into cells that have room for `textLength` characters; `mark` is "up", "down", "cross" or
- * nothing; `describe` gives a tooltip's title and lines.
+ * mark(row, column), describe(row, column), missing}. `rows` are names and `columns` a number; `value` is undefined where there is no cell
+ * and null where its number isn't known; `text` is written into cells that have room for `textLength` characters; `mark` is "up", "down",
+ * "cross" or nothing; `describe` gives a tooltip's title and lines; `missing` says what the cells are whose number isn't known.
  */
 function drawHeatmap(host, figure) {
   const grid = gridOf(host, figure);
@@ -18,6 +18,19 @@ function drawHeatmap(host, figure) {
   svg.append(shape("rect", { class: "cursor", width: grid.cellWidth, height: grid.cellHeight, visibility: "hidden" }));
   followCells(svg, figure, grid);
   host.append(element("div", { class: "scroller" }, svg));
+  nameMissing(host, figure);
+}
+
+/** The key says what grey is where there is some. */
+function nameMissing(host, figure) {
+  let isAny = false;
+  eachCell(figure, (_row, _column, value) => {
+    isAny ||= !isNumber(value);
+  });
+  if (!isAny) return;
+  const swatch = element("span", { class: "swatch square" });
+  swatch.style.setProperty("--colour", MISSING);
+  host.querySelector(".key")?.append(element("span", { class: "missing" }, swatch, figure.missing ?? "not known"));
 }
 
 function eachCell(figure, visit) {

@@ -30,15 +30,15 @@ function drawLabel(host, label, layer) {
     host.append(element("p", { class: "empty" }, "No value of this label has enough tokens."));
     return;
   }
-  addKey(host, "share of tokens over chance", ["0", "1", "2 or more"], ["▲ special, above chance", "▼ special, below"]);
+  addKey(host, "share of tokens over chance", RATIO_TICKS, ["▲ special, above chance", "▼ special, below"]);
   drawHeatmap(host, {
     name: `${label.label} by expert, layer ${layer.layer}`,
     rows: label.values, rowTitle: readable(label.label), columns: layer.chance[0].length, columnTitle: "expert",
-    scale: MULTIPLES, text: (value) => fixed(value, 2), textLength: 4,
+    scale: RATIOS, missing: "not known, or chance gives none", text: (value) => fixed(value, 2), textLength: 4,
     value: (row, column) => ratio(layer.share_of_tokens[row][column], layer.chance[row][column]),
     mark: (row, column) => specialMark(layer.special[row][column]),
     describe: (row, column) => ({
-      title: `${label.values[row]}, expert ${column}`,
+      title: [element("bdi", {}, label.values[row]), `, expert ${column}`],
       lines: [
         ["share of its tokens", percent(layer.share_of_tokens[row][column])],
         ["chance", percent(layer.chance[row][column])],
@@ -71,9 +71,17 @@ function drawLabelTest(host, label, layer) {
       ["mutual information", `${fixed(layer.mutual_information)} nats`],
       ["p-value", fixed(layer.p_value)],
     ]),
-    element("p", { class: "small" }, `${whole(label.permutations)} shuffles of ${whole(label.documents)} documents. ` +
-      `Values with fewer than ${whole(label.min_count)} tokens are left out: ${whole(label.too_rare)}.`),
+    element("p", { class: "small" }, `${chanceWords(label)}${leftOutWords(label)}`),
   );
+}
+
+function chanceWords(label) {
+  const what = label.label === "position" ? "moved along the sequences" : "exchanged";
+  return `Chance: ${whole(label.documents)} documents ${what} at random, ${whole(label.permutations)} times.`;
+}
+
+function leftOutWords({ too_rare: count, min_count: least }) {
+  return count ? ` ${whole(count)} values left out: fewer than ${whole(least)} tokens, or not among the 50 most frequent.` : "";
 }
 
 function showVocabulary() {
@@ -85,7 +93,7 @@ function showVocabulary() {
 
 function drawVocabulary(host, layer) {
   addTable(host, {
-    name: `Tokens of layer ${layer.layer} that are most faithful to an expert`,
+    name: `Tokens of layer ${layer.layer} that an expert runs for the furthest above chance`,
     columns: [
       { name: "token", value: (row) => visible(row.token) },
       { name: "id", show: (value) => written(value, { useGrouping: false }), value: (row) => row.id },
@@ -109,6 +117,7 @@ function drawVocabularyTest(host, layer) {
       ["its 95 % interval", interval(layer.null, percent)],
       ["p-value", fixed(layer.p_value)],
     ]),
-    element("p", { class: "small" }, `${whole(layer.token_types)} different tokens that occur at least ${whole(layer.min_count)} times.`),
+    element("p", { class: "small" }, `${whole(layer.token_types)} different tokens that occur at least ${whole(layer.min_count)} times. ` +
+      "Chance is of two ways of shuffling the one that gives more."),
   );
 }

@@ -14,11 +14,12 @@ function showCoactivation() {
 
 function drawCoactivation(host, layer) {
   const experts = layer.share.length;
-  addKey(host, "share over chance", ["0", "1", "2 or more"], ["▲ special, above chance", "▼ special, below"]);
+  addKey(host, "share over chance", RATIO_TICKS, ["▲ special, above chance", "▼ special, below"]);
   drawHeatmap(host, {
     name: `Experts of layer ${layer.layer} that run together`,
     rows: [...Array(experts).keys()].map(String), rowTitle: "of expert", columns: experts, columnTitle: "also expert",
-    scale: MULTIPLES, squarish: true, text: (value) => (value === null ? "" : fixed(value, 1)), textLength: 3,
+    scale: RATIOS, squarish: true, missing: "an expert with itself, or not known",
+    text: (value) => (value === null ? "" : fixed(value, 1)), textLength: 3,
     value: (row, column) => ratio(layer.share[row][column], layer.chance[row][column]),
     mark: (row, column) => (row === column ? null : specialMark(layer.special[row][column])),
     describe: (row, column) => ({

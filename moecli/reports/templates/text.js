@@ -34,7 +34,7 @@ function addSequence(sequence, place, count) {
 function pieces(token) {
   if (token === "") return [element("span", { class: "nothing" })];
   const kinds = { "\n": "newline", "\t": "tab" };
-  const parts = token.split(/(\n|\t)/).filter((part) => part);
+  const parts = token.replaceAll("\r", "␍").split(/(\n|\t)/).filter((part) => part);
   return parts.map((part) => (kinds[part] ? element("span", { class: kinds[part] }, part) : part));
 }
 

@@ -1,8 +1,9 @@
-/* The one tooltip of the page: a title and lines of name and value beside the pointer, or beside what has the keyboard's focus. */
+/* The one tooltip of the page: a title (a text, or pieces of one) and lines of name and value beside the pointer, or beside what
+   has the keyboard's focus. */
 
 function showTooltip(x, y, { title, lines, more }) {
   const box = byId("tooltip");
-  box.replaceChildren(element("strong", {}, title), definitions(lines));
+  box.replaceChildren(element("strong", {}, ...[title].flat()), definitions(lines));
   if (more) box.append(more);
   box.hidden = false;
   const { width, height } = box.getBoundingClientRect();
