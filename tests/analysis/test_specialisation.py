@@ -312,7 +312,7 @@ def test_rare_and_too_many_values_are_counted_as_left_out():
 
 def test_just_enough_tokens_are_enough():
     labels_N = np.repeat([1, 2, 3], [20, 20, 19])
-    sample = sample_of({0: np.zeros((59, 1))}, 2, lengths=[59], labels=labels_N, names=("a", "b", "c"))
+    sample = sample_of({0: np.zeros((59, 1))}, 2, lengths=[30, 29], labels=labels_N, names=("a", "b", "c"))
     found = specialise(sample, ["domain"], min_count=20, num_shuffles=3)
     assert found.labels[0].values == ["a", "b"] and found.labels[0].counts == [20, 20]
     assert found.vocabulary[0].token_types == 2  # the ids are the labels
@@ -323,11 +323,17 @@ def test_the_favourite_tokens_are_those_furthest_above_chance_for_their_number()
     # Id 2: 300 of 400 on expert 0, 0.25 * sqrt(400) / 0.5 = 10. Id 3 evens them out: 500 of 770 on expert 1.
     ids_N = np.repeat([1, 2, 3], [30, 400, 770])
     experts = np.concatenate([np.zeros(30), np.repeat([0, 1], [300, 100]), np.repeat([0, 1], [270, 500])])
-    sample = replace(sample_of({0: experts[:, None]}, 2, lengths=[1200]), ids_N=ids_N)
+    sample = replace(sample_of({0: experts[:, None]}, 2, lengths=[600, 600]), ids_N=ids_N)
     (layer,) = specialise(sample, [], min_count=20, num_shuffles=3).vocabulary
     assert [(token.id, token.expert) for token in layer.top] == [(2, 0), (3, 1), (1, 0)]  # id 3: (500 - 385) / sqrt(770) * 2 = 8.3
     # The largest shares are 1, 3/4 and 500/770.
     assert layer.mean_max_share == pytest.approx((1 + 0.75 + 500 / 770) / 3)
+
+
+def test_one_document_is_no_evidence_of_anything():
+    sample = sample_of({0: np.zeros((40, 1))}, 2, lengths=[40], labels=np.arange(40) % 2 + 1, names=("a", "b"))
+    found = specialise(sample, ["domain", "position"], min_count=1)
+    assert found.labels == [] and found.vocabulary == []
 
 
 def test_a_label_with_one_value_is_left_out():
