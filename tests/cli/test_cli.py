@@ -8,29 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from moecli.cli import app, console
+from moecli.cli import console
 
 CONTROL_CODES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def moecli(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "moecli", *arguments], capture_output=True, text=True, timeout=timeout, check=False)
-
-
-@pytest.fixture
-def inside(capsys) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process, which spares each call the import of torch: exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = app.run(list(arguments), debug=False)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def test_help_does_not_import_torch_and_answers_at_once():

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from moecli.cli import app
-
-
-@pytest.fixture
-def inside(capsys) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = app.run(list(arguments), debug=False)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
