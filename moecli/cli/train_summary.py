@@ -36,6 +36,8 @@ def print_summary(console: Console, result: TrainResult) -> None:
     for path in result.files:
         _say(console, f"wrote {path}")
     _say(console, f"next: moecli eval {result.run_dir}")
+    if result.load.layers:
+        _say(console, f"      moecli route-stats {result.run_dir}")
 
 
 def print_plan(console: Console, plan: TrainingPlan, notes: Sequence[str]) -> None:
