@@ -33,9 +33,9 @@ def max_violations(run: Path, split: Split, part_tokens: int | None) -> list[flo
         tokens += batch.ids_BS.numel()
 
     evaluate(opened.model, opened.batches(), opened.tokens.num_bytes, opened.recipe.training.precision, observe)
-    means = [collector.report().mean()["max_violation"] for collector in collectors]
-    # The last part is a rest.
-    return [mean for mean in (means[:-1] if part_tokens is not None else means) if mean is not None]
+    if part_tokens is not None and tokens < part_tokens and len(collectors) > 1:
+        collectors.pop()  # a rest
+    return [mean for collector in collectors if (mean := collector.report().mean()["max_violation"]) is not None]
 
 
 def main() -> None:

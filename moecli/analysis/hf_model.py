@@ -25,9 +25,9 @@ CONFIG_FILE = "config.json"
 OTHER_FOLDER = "give a folder that transformers' save_pretrained wrote, or a run folder of moecli"
 COPY_AGAIN = "copy or download the checkpoint again"
 OTHER_MODEL = "give a causal language model with mixture-of-experts layers, such as Mixtral, OLMoE, Qwen3-MoE, DeepSeek-V3 or gpt-oss"
-INSTALL = "install it with: pip install 'moecli[hf]'"
+INSTALL = "install it: pip install 'transformers>=5.20'"
 # transformers' experts have had an interface in common since then.
-OLDEST_MAJOR_VERSION = 5
+OLDEST_VERSION = (5, 20)
 
 
 class HuggingFaceModel:
@@ -164,9 +164,9 @@ def _transformers() -> Any:
     except ImportError as error:
         what = f"a Hugging Face checkpoint needs the package transformers: {_first_words(error)}"
         raise MachineError(what, next_step=INSTALL) from error
-    if int(transformers.__version__.split(".")[0]) < OLDEST_MAJOR_VERSION:
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < OLDEST_VERSION:
         what = f"transformers {transformers.__version__} is too old"
-        raise MachineError(what, allowed=f"{OLDEST_MAJOR_VERSION}.0 and later", next_step=INSTALL)
+        raise MachineError(what, allowed="{}.{} and later".format(*OLDEST_VERSION), next_step=INSTALL)
     return transformers
 
 

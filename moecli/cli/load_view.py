@@ -24,9 +24,9 @@ MARGIN = 11
 WIDEST_CELL = 2
 
 
-def load_table(report: LoadReport, text: str) -> Table:
+def load_table(report: LoadReport, which_tokens: str = "tokens") -> Table:
     """One line per layer that routes."""
-    table = Table(title=f"Expert load over {report.tokens:,} {text}tokens", title_justify="left")
+    table = Table(title=f"Expert load over {report.tokens:,} {which_tokens}", title_justify="left")
     # Only a capacity with `overflow: next` moves anything.
     has_moved = any(layer.moved_fraction for layer in report.layers)
     headings = ["layer", "experts", "load CV", "MaxVio", "entropy (nats)", "effective experts", "dead", "dropped"]

@@ -75,7 +75,15 @@ def route_stats_command(
     if ablate_tokens is not None and not ablate:
         raise typer.BadParameter("means nothing without --ablate", param_hint="--ablate-tokens")
     choice = TextChoice(tuple(text or ()), text_column, label_column, split.value if split else None, seq_len)
-    options = StatsOptions(choice, tuple(by or ()), min_count, sample_tokens, over_training, ablate, ablate_tokens or ABLATE_TOKENS)
+    options = StatsOptions(
+        text=choice,
+        by=tuple(by or ()),
+        min_count=min_count,
+        sample_tokens=sample_tokens,
+        over_training=over_training,
+        ablate=ablate,
+        ablate_tokens=ablate_tokens or ABLATE_TOKENS,
+    )
     people = console.for_people(as_json)
     with StageProgress(console.stderr()) as progress:
         if compare:

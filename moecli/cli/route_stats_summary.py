@@ -38,7 +38,7 @@ def print_stats(console: Console, stats: RouteStats) -> None:
     _say(console, f"loss          {report['loss']:.6f} nats/token, perplexity {report['perplexity']:.4f}")
     for note in report["notes"]:
         _say(console, f"note: {note}")
-    console.print(load_table(stats.load, ""))
+    console.print(load_table(stats.load))
     print_heatmap(console, stats.load)
     for label in report["specialisation"]:
         console.print(_label_table(label))

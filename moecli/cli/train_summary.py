@@ -30,7 +30,7 @@ def print_summary(console: Console, result: TrainResult) -> None:
         _say(console, f"note: {note}")
     if result.load.layers:
         _say(console, "")
-        console.print(load_table(result.load, "validation "))
+        console.print(load_table(result.load, "validation tokens"))
         print_heatmap(console, result.load)
     _say(console, "")
     for path in result.files:

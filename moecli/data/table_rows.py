@@ -67,7 +67,7 @@ def documents_of_rows(
             continue
         if not isinstance(text, str):
             what = f"column '{text_column}' holds {type(text).__name__}, not text"
-            raise DataError(what, where=place, next_step="set data.corpus.text_column to a column of strings")
+            raise DataError(what, where=place, next_step="name a column of strings as text_column")
         yield Document.labelled(text, place, {label_column: label}) if label_column and label else Document(text, place)
 
 
@@ -75,7 +75,7 @@ def _check_columns(columns: Mapping[str, Any], place: str, text_column: str, lab
     wanted = {"text_column": text_column, "label_column": label_column}
     for key, column in wanted.items():
         if column and column not in columns:
-            next_step = f"set data.corpus.{key} to one of these"
+            next_step = f"name one of these: data.corpus.{key} in a recipe, --{key.replace('_', '-')} on a command line"
             raise DataError(f"no column '{column}'", where=place, allowed=_shortened(", ".join(columns)), next_step=next_step)
 
 

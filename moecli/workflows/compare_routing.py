@@ -6,7 +6,7 @@ Knows how one run is looked at. Must not know how figures are computed, drawn or
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ from moecli.errors import RunError
 from moecli.workflows.events import Listener, Stage
 from moecli.workflows.route_stats import RouteStats, StatsOptions, look_at_routing
 from moecli.workflows.stats_folder import comparison_target, stats_target, write_comparison_files
+
+# Of a run's report what is compared, and what says what it is of.
+PARTS = (
+    "checkpoint", "source", "model_type", "corpus", "split", "tokens", "loss", "perplexity", "notes", "model_notes", "layers", "mean",
+    "position_starts", "training",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +31,7 @@ class Comparison:
     files: list[Path]
 
     def to_json(self) -> dict[str, Any]:
-        runs = [{"name": name} | stats.to_json() for name, stats in zip(self.names, self.runs, strict=True)]
-        return {"runs": runs, "files": [str(path) for path in self.files]}
+        return _content(self.names, self.runs) | {"files": [str(path) for path in self.files]}
 
 
 def compare_routing(paths: Sequence[Path], options: StatsOptions, listener: Listener, out: Path | None = None) -> Comparison:
@@ -41,8 +46,12 @@ def compare_routing(paths: Sequence[Path], options: StatsOptions, listener: List
     runs = []
     for path in paths:
         listener(Stage(f"{path}"))
-        runs.append(look_at_routing(path, options, listener))
+        runs.append(look_at_routing(path, replace(options, load_alone=True), listener))
     names = [str(path) for path in paths]
-    content = {"runs": [{"name": name} | stats.report for name, stats in zip(names, runs, strict=True)]}
     listener(Stage("drawing"))
-    return Comparison(runs, names, write_comparison_files(content, target))
+    return Comparison(runs, names, write_comparison_files(_content(names, runs), target))
+
+
+def _content(names: Sequence[str], runs: Sequence[RouteStats]) -> dict[str, Any]:
+    """What the files are made of: of each run its name, and its report without the parts that are not compared."""
+    return {"runs": [{"name": name} | {part: stats.report[part] for part in PARTS} for name, stats in zip(names, runs, strict=True)]}

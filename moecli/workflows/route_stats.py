@@ -6,6 +6,7 @@ Knows the order of the pieces. Must not know how a report is drawn or shown.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from moecli.analysis.load_report import LoadCollector, LoadReport
 from moecli.analysis.paths import paths
 from moecli.analysis.sample import PIECE_TOKENS, RoutingSample, SampleCollector
 from moecli.analysis.saturation import saturation
-from moecli.analysis.specialisation import POSITION, SHUFFLES, specialise
+from moecli.analysis.specialisation import POSITION, SHUFFLES, Specialisations, specialise
 from moecli.data.batches import Batch
 from moecli.errors import RunError
 from moecli.evaluation.ablation import ablate
@@ -53,6 +54,8 @@ class StatsOptions:
     """Tokens of text for that, evenly spread, in whole batches."""
     num_shuffles: int = SHUFFLES
     """Exchanges of the documents, to see what chance gives."""
+    load_alone: bool = False
+    """Leave specialisation and structure out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,8 @@ def look_at_routing(path: Path, options: StatsOptions, listener: Listener) -> Ro
     started = time.perf_counter()
     evaluation, load, sample = _collect(subject, options, listener)
     tokens_per_s = load.tokens / (time.perf_counter() - started)
-    listener(Stage(f"looking for specialisation: exchanging {sample.num_documents} documents {options.num_shuffles} times"))
-    kinds = tuple(dict.fromkeys(options.by or (*subject.tokens.labels, POSITION)))
-    special = specialise(sample, kinds, min_count=options.min_count, num_shuffles=options.num_shuffles)
+    kinds = tuple(dict.fromkeys(options.by or (*subject.tokens.labels, POSITION))) if not options.load_alone else ()
+    special = _specialisation(sample, kinds, options, listener)
     report = {
         "checkpoint": str(subject.checkpoint),
         "source": "moecli" if subject.run else "huggingface",
@@ -122,7 +124,7 @@ def look_at_routing(path: Path, options: StatsOptions, listener: Listener) -> Ro
         "sample": {"tokens": len(sample.ids_N), "documents": sample.num_documents, "of_tokens": sample.num_tokens_seen},
         "specialisation": [asdict(label) for label in special.labels],
         "vocabulary": [name_tokens(asdict(layer), subject.tokenizer) for layer in special.vocabulary],
-        **_structure(sample, listener),
+        **_structure(sample, options, listener),
         **_over_training(subject, sample, load, options, listener),
         "ablation": _ablation(subject, load, options, listener) if options.ablate else None,
         "text": text_view(sample, subject.tokenizer),
@@ -148,7 +150,16 @@ def _collect(subject: RoutingSubject, options: StatsOptions, listener: Listener)
     return evaluation, collector.report(), sampler.sample()
 
 
-def _structure(sample: RoutingSample, listener: Listener) -> dict[str, Any]:
+def _specialisation(sample: RoutingSample, kinds: Sequence[str], options: StatsOptions, listener: Listener) -> Specialisations:
+    if options.load_alone:
+        return Specialisations([], [])
+    listener(Stage(f"looking for specialisation: exchanging {sample.num_documents} documents {options.num_shuffles} times"))
+    return specialise(sample, kinds, min_count=options.min_count, num_shuffles=options.num_shuffles)
+
+
+def _structure(sample: RoutingSample, options: StatsOptions, listener: Listener) -> dict[str, Any]:
+    if options.load_alone:
+        return {"coactivation": [], "consistency": [], "paths": None}
     listener(Stage("looking for structure: co-activation, consecutive tokens, paths"))
     found = paths(sample)
     return {

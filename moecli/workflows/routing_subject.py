@@ -57,9 +57,6 @@ class TextChoice:
                 raise DataError("names a column of a table, and no table is named", where=option, next_step="name one with --text FILE")
         if self.split is not None and self.paths:
             raise DataError("files are looked at as a whole", where="--split", next_step="leave --split or --text out")
-        if self.label_column == POSITION:
-            what = "a label of this name is there for every text: the position in the sequence"
-            raise DataError(what, where="--label-column", next_step="rename the column")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +97,9 @@ def open_subject(path: Path, text: TextChoice) -> RoutingSubject:
     else:
         subject = _own(open_run(path, text=text.corpus, split=text.split or "validation"), text)
     _check_length(subject)
+    if POSITION in subject.tokens.labels:
+        what = f"a label column is called {POSITION}, which every text has of its own: the position in the sequence"
+        raise DataError(what, where=subject.corpus, next_step="rename the column")
     if text.label_column is not None and not subject.tokens.labels[text.label_column].any():
         raise DataError(
             f"no text has a value in a column '{text.label_column}'",
@@ -138,11 +138,9 @@ def _own(opened: OpenedRun, text: TextChoice) -> RoutingSubject:
 
 def _huggingface(folder: Path, text: TextChoice) -> RoutingSubject:
     corpus = text.corpus
-    if corpus is None or text.split is not None:
+    if corpus is None:
         raise DataError(
-            "a Hugging Face folder brings no text along, of which there could be a split",
-            where=str(folder),
-            next_step="name a text with --text FILE, which can be repeated",
+            "a Hugging Face folder brings no text along", where=str(folder), next_step="name a text with --text FILE, which can be repeated"
         )
     model = load_huggingface(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")

@@ -65,7 +65,7 @@ def _checked(target: Path, mark: str) -> Path:
     nearest = next(place for place in (target, *target.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise RunError("is no folder, so no report can be put into it", where=str(nearest), next_step=OTHER_OUT)
-    if Path.cwd().is_relative_to(target.absolute()) or target.is_mount():
+    if Path.cwd().is_relative_to(target.resolve()) or target.is_mount():
         raise RunError(
             "this folder can't be replaced by a report: you work in it, or a disk begins here", where=str(target), next_step=OTHER_OUT
         )

@@ -18,6 +18,10 @@ FEW_DOCUMENTS = 10
 def stats_notes(sample: RoutingSample, special: Specialisations, kinds: Sequence[str], load: LoadReport) -> list[str]:
     """In the order in which they matter; none where nothing is unusual."""
     notes = []
+    if any(layer.importance is None for layer in load.layers):
+        notes.append("the router's probabilities can't be read for every layer of this architecture: importance is left out there")
+    if not kinds:
+        return notes
     if len(sample.ids_N) < sample.num_tokens_seen:
         notes.append(
             f"specialisation, structure and the text view are of {len(sample.ids_N):,} of the {sample.num_tokens_seen:,} tokens, "
@@ -32,6 +36,4 @@ def stats_notes(sample: RoutingSample, special: Specialisations, kinds: Sequence
         notes.append(f"tokens have up to {most:.0f} experts: specialisation and structure are of the best {MOST_CHOICES} of each")
     tested = {label.label for label in special.labels}
     notes += [f"label {kind}: fewer than two values with enough tokens, not looked at" for kind in kinds if kind not in tested]
-    if any(layer.importance is None for layer in load.layers):
-        notes.append("the router's probabilities can't be read for every layer of this architecture: importance is left out there")
     return notes

@@ -151,11 +151,12 @@ def test_quantised_weights_need_a_package_of_their_own(mixtral):
 def test_transformers_is_missing_or_too_old(mixtral, monkeypatch):
     import transformers
 
-    monkeypatch.setattr(transformers, "__version__", "4.57.1")
-    with pytest.raises(MachineError, match=r"transformers 4.57.1 is too old") as caught:
-        load_huggingface(mixtral)
-    assert caught.value.next_step == "install it with: pip install 'moecli[hf]'"
+    for version in ("4.57.1", "5.19.0"):
+        monkeypatch.setattr(transformers, "__version__", version)
+        with pytest.raises(MachineError, match=rf"transformers {version} is too old") as caught:
+            load_huggingface(mixtral)
+    assert caught.value.next_step == "install it: pip install 'transformers>=5.20'"
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MachineError, match="needs the package transformers") as caught:
         load_huggingface(mixtral)
-    assert caught.value.next_step == "install it with: pip install 'moecli[hf]'"
+    assert caught.value.next_step == "install it: pip install 'transformers>=5.20'"

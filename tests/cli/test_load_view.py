@@ -64,6 +64,6 @@ def test_colours_by_hand_and_no_wider_than_the_terminal():
 
 
 def test_moved_assignments_have_a_column_where_there_are_any():
-    without, moved = (printed(lambda console, f=f: console.print(load_table(report_of(layer_of(4, f)), ""))) for f in (0.0, 0.25))
+    without, moved = (printed(lambda console, f=f: console.print(load_table(report_of(layer_of(4, f))))) for f in (0.0, 0.25))
     assert "moved" not in without
     assert "moved" in moved and "25.0%" in moved

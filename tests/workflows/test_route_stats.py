@@ -173,7 +173,7 @@ def test_what_is_no_report_is_not_replaced(tiny_recipe):
         with pytest.raises(RunError, match=name):
             route_stats(Path("run"), StatsOptions(), silent, Path(folder))
         assert (Path(folder) / name).is_file()
-    for out in (Path(), Path(".."), Path("precious/thesis.txt/report")):
+    for out in (Path(), Path(".."), Path("..") / Path.cwd().name, Path("precious/thesis.txt/report")):
         with pytest.raises(RunError):
             route_stats(Path("run"), StatsOptions(), silent, out)
     Path("empty").mkdir()
@@ -301,7 +301,8 @@ BAD = {
         "no text has a value",
     ),
     "a label with the name of another": (
-        lambda: None, "run", {"text": TextChoice(("text.txt",), label_column="position")}, DataError, "for every text",
+        lambda: Path("t.jsonl").write_text('{"text": "a cat and a tree", "position": "first"}\n' * 9), "run",
+        {"text": TextChoice(("t.jsonl",), label_column="position")}, DataError, "every text has of its own",
     ),
     "a split of files": (lambda: None, "run", {"text": TextChoice(("text.txt",), split="train")}, DataError, "as a whole"),
     "metrics that are no numbers": (

@@ -18,14 +18,14 @@ function showText() {
 
 /** Adds the running text of a sequence; gives its tokens as {node, experts}. */
 function addSequence(sequence, place, count) {
-  const text = element("p", { class: "running", dir: "auto", tabindex: 0, role: "region", "aria-label": `Sequence ${place + 1}` });
+  const text = element("p", { class: "running", dir: "auto", tabindex: 0, role: "region", "aria-label": `Document ${place + 1}` });
   const tokens = sequence.tokens.map((token, at) => {
     const node = element("span", { class: "token" }, ...pieces(token));
     return { node, token, experts: sequence.experts[at] };
   });
   text.append(...tokens.map(({ node }) => node));
   followTokens(text, new Map(tokens.map((token) => [token.node, token])));
-  if (count > 1) byId("text-sequences").append(element("h3", {}, `Sequence ${place + 1}`));
+  if (count > 1) byId("text-sequences").append(element("h3", {}, `Document ${place + 1}`));
   byId("text-sequences").append(text);
   return tokens;
 }
