@@ -1,6 +1,7 @@
-"""How much of MaxVio is the text: over the whole training text, over parts of it as long as the held-out text, and over the held-out text.
+"""How much of MaxVio is the size of the text: over the held-out text, over all other text of the corpus that the run never saw, over the
+training text, and over parts of that as long as the held-out text.
 
-    python -m benchmarks.text_size RUN [RUN ...]
+    python -m benchmarks.text_size RUN [RUN ...]       # runs on the corpus `stdlib`
 
 A bias balances the load of the documents that it was trained on. A few documents, whether it has seen them or not, prefer some experts.
 """
@@ -8,19 +9,36 @@ A bias balances the load of the documents that it was trained on. A few document
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import tempfile
 from pathlib import Path
 
 from moecli.analysis.load_report import LoadCollector
+from moecli.config import LARGEST
 from moecli.data.batches import Batch
+from moecli.data.corpora import FilesCorpus, StdlibCorpus
 from moecli.evaluation.evaluate import evaluate
 from moecli.moe.routing import RoutingRecord
 from moecli.workflows.opened_run import Split, open_run
 
 
-def max_violations(run: Path, split: Split, part_tokens: int | None) -> list[float]:
-    """MaxVio, mean over layers, of each consecutive part of so many tokens; of the whole split if None."""
-    opened = open_run(run, split=split)
+def write_unseen(run: Path, path: Path) -> int:
+    """Writes the documents of `stdlib` that come after those that the run takes, as jsonl; returns how many.
+
+    A smaller max_bytes gives the first part of a larger one.
+    """
+    corpus = open_run(run).recipe.data.corpus
+    assert isinstance(corpus, StdlibCorpus)
+    num_taken = sum(1 for _ in corpus.documents())
+    rows = [json.dumps({"text": document.text}) for document in StdlibCorpus(max_bytes=LARGEST).documents()]
+    path.write_text("\n".join(rows[num_taken:]), encoding="utf-8")
+    return len(rows) - num_taken
+
+
+def max_violations(run: Path, split: Split, part_tokens: int | None, text: Path | None = None) -> list[float]:
+    """MaxVio, mean over layers, of each consecutive part of so many tokens; of the whole split or file if None."""
+    opened = open_run(run, split=split, text=FilesCorpus(paths=[str(text)]) if text else None)
     collectors = [LoadCollector()]
     tokens = 0
 
@@ -41,13 +59,28 @@ def max_violations(run: Path, split: Split, part_tokens: int | None) -> list[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+")
-    print("| run | held-out text | training text | parts of it: mean | smallest | largest | parts |", "|---" * 7 + "|", sep="\n")
+    headings = [
+        "run",
+        "held-out text",
+        "other unseen text",
+        "its documents",
+        "training text",
+        "its parts: mean",
+        "smallest",
+        "largest",
+        "parts",
+    ]
+    print(f"| {' | '.join(headings)} |", "|---" * len(headings) + "|", sep="\n")
     for run in parser.parse_args().runs:
         size = len(open_run(run).tokens.ids) - 1
         (held_out,), (training,) = max_violations(run, "validation", None), max_violations(run, "train", None)
+        with tempfile.TemporaryDirectory() as folder:
+            num_unseen = write_unseen(run, Path(folder) / "unseen.jsonl")
+            (unseen,) = max_violations(run, "validation", None, Path(folder) / "unseen.jsonl")
         parts = max_violations(run, "train", size)
-        figures = (held_out, training, statistics.mean(parts), min(parts), max(parts))
-        print(f"| {run.name} | {' | '.join(f'{figure:.3f}' for figure in figures)} | {len(parts)} |", flush=True)
+        figures = (training, statistics.mean(parts), min(parts), max(parts))
+        cells = [f"{held_out:.3f}", f"{unseen:.3f}", str(num_unseen), *(f"{figure:.3f}" for figure in figures), str(len(parts))]
+        print(f"| {run.name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
