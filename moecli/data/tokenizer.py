@@ -6,6 +6,7 @@ Knows the library `tokenizers`, which is imported when a tokenizer is made. Must
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from annotated_types import Interval
 
 from moecli.config import LARGEST, KindConfig, PositiveInt
 from moecli.data.disk import disk_errors, in_home, write_text_whole
+from moecli.data.pieces import REPLACEMENT, PieceDecoder
 from moecli.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 NUM_BYTES = 256
-# What a decoder writes for bytes that are no character yet, and the most bytes that make one.
-REPLACEMENT = "\ufffd"
-MOST_TOKENS_OF_A_CHARACTER = 4
 
 # How tokenizers of other projects call the end of a text, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>", "[SEP]")
@@ -75,32 +74,39 @@ class Tokenizer:
         """The text; special tokens such as the end of text leave nothing in it."""
         return str(self._inner.decode(ids, skip_special_tokens=True))
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token; together they are the text. Of a character in several tokens the last one gives the whole.
+    def piece_decoder(self) -> PieceDecoder:
+        """Decodes token by token; special tokens, and ids that the tokenizer doesn't know (a mask, say), are called by name."""
+        return PieceDecoder(self.decode, self._special_name)
 
-        Special tokens, and ids that the tokenizer doesn't know (a mask, say), are called by name.
-        """
-        pieces: list[str] = []
-        given: list[int] = []  # the last tokens whose text is known: what a decoder makes of the next may depend on them
-        waiting: list[int] = []
-        for number in ids:
-            if number in self._special_ids or number >= self.vocab_size:
-                pieces.append(self._inner.id_to_token(number) or f"[{number}]")
-                given, waiting = [], []
-                continue
-            waiting.append(number)
-            text = self.decode([*given, *waiting])
-            if text.endswith(REPLACEMENT) and len(waiting) < MOST_TOKENS_OF_A_CHARACTER:
-                pieces.append("")
-                continue
-            pieces.append(text[len(self.decode(given)) :])
-            given, waiting = waiting, []
-        return pieces
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, as `piece_decoder` gives it."""
+        decoder = self.piece_decoder()
+        return [decoder.push(number) for number in ids]
+
+    def unknown_characters(self, text: str) -> str:
+        """The characters of a text that only an "unknown" token can stand for, each once."""
+        unknown = getattr(self._inner.model, "unk_token", None)
+        unknown_id = None if unknown is None else self._inner.token_to_id(unknown)
+        encoding = self._inner.encode(text, add_special_tokens=False)
+        ranges = [offsets for number, offsets in zip(encoding.ids, encoding.offsets, strict=True) if number == unknown_id]
+        return "".join(dict.fromkeys(character for start, end in ranges for character in text[start:end]))
 
     def token_text(self, number: int) -> str:
         """The text of one token by itself; of a part of a character, its name in the vocabulary."""
         text = "".join(self.pieces([number]))
         return text if text.strip(REPLACEMENT) else str(self._inner.id_to_token(number))
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token that stands for what the vocabulary has no other for; None where the tokenizer knows no such token."""
+        model = json.loads(self.json)["model"]
+        unknown_id: int | None = model.get("unk_id")  # of a unigram model; the others name the token
+        return self._inner.token_to_id(model.get("unk_token") or "") if unknown_id is None else unknown_id
+
+    def _special_name(self, number: int) -> str | None:
+        if number not in self._special_ids and number < self.vocab_size:
+            return None
+        return self._inner.id_to_token(number) or f"[{number}]"
 
     @property
     def json(self) -> str:

@@ -1,16 +1,21 @@
 """Self-attention, causal or in both directions, with grouped queries, rotary positions and optional norms on queries and keys.
 
 Knows one sequence tensor at a time. Must not know the block around it.
-Shape letters beyond moe/routing.py: N heads, K head width, V vocabulary.
+Shape letters beyond moe/routing.py: N heads, K head width, V vocabulary; see kv_cache.py for those of the cache.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.model.config import GPTConfig
+
+if TYPE_CHECKING:
+    from moecli.model.kv_cache import LayerCache
 
 
 class Attention(nn.Module):
@@ -32,11 +37,14 @@ class Attention(nn.Module):
         self.q_norm = _qk_norm(config, query_width)
         self.k_norm = _qk_norm(config, kv_width)
 
-    def forward(self, x_BSD: Tensor, is_padding_BS: Tensor | None = None) -> Tensor:
-        """Where `is_padding_BS` (bool) is True, a token is seen by no other."""
+    def forward(self, x_BSD: Tensor, is_padding_BS: Tensor | None = None, cache: LayerCache | None = None) -> Tensor:
+        """Where `is_padding_BS` (bool) is True, a token is seen by no other. A `cache` knows that already, and the earlier tokens."""
         q_BNSK = self._heads(self.q_proj(x_BSD), self.q_norm)
         k_BNSK = self._heads(self.k_proj(x_BSD), self.k_norm)
         v_BNSK = self._heads(self.v_proj(x_BSD), norm=None)
+        if cache is not None:
+            y_BNSK = self._with_cache(q_BNSK, k_BNSK, v_BNSK, cache)
+            return self.o_proj(y_BNSK.transpose(1, 2).flatten(2))
         cos_SK, sin_SK = rotary_angles(x_BSD.shape[1], self.head_dim, self.rope_theta, x_BSD.device)
         # Kernels that need no mask are the fast ones: there is one only where there is padding.
         mask_B1SS = None if is_padding_BS is None else visible(is_padding_BS, self.is_causal)
@@ -50,6 +58,20 @@ class Attention(nn.Module):
         )
         return self.o_proj(y_BNSK.transpose(1, 2).flatten(2))
 
+    def _with_cache(self, q_BNSK: Tensor, k_BMSK: Tensor, v_BMSK: Tensor, cache: LayerCache) -> Tensor:
+        """The same [B, N, S, K] for the positions that follow on those in the cache, which takes the new ones in."""
+        now = cache.now
+        q_BNSK = rotate(q_BNSK, now.cos_SK, now.sin_SK)
+        k_BMLK, v_BMLK = cache.extend(rotate(k_BMSK, now.cos_SK, now.sin_SK), v_BMSK)
+        if q_BNSK.shape[2] == 1:
+            # The queries of a key head as if they were its positions: then the kernel reads each key once.
+            q_BMGK = q_BNSK.unflatten(1, (k_BMLK.shape[1], -1)).squeeze(3)
+            y_BMGK = F.scaled_dot_product_attention(q_BMGK, k_BMLK, v_BMLK, attn_mask=now.mask_B1SL)
+            return y_BMGK.flatten(1, 2).unsqueeze(2)
+        return F.scaled_dot_product_attention(
+            q_BNSK, k_BMLK, v_BMLK, attn_mask=now.mask_B1SL, is_causal=now.is_causal, enable_gqa=self.is_grouped
+        )
+
     def _heads(self, x_BSW: Tensor, norm: nn.RMSNorm | None) -> Tensor:
         """[B, S, N * K] -> [B, N, S, K], normed over the whole width before, or over each head after."""
         if norm is not None and self.norms_whole_width:
@@ -58,13 +80,17 @@ class Attention(nn.Module):
         return _in_own_precision(norm, x_BNSK) if norm is not None and not self.norms_whole_width else x_BNSK
 
 
-def visible(is_padding_BS: Tensor, is_causal: bool) -> Tensor:
-    """Which token (third axis) sees which (last axis), bool [B, 1, S, S]. A token always sees itself: a softmax over none is no number."""
-    length = is_padding_BS.shape[1]
-    square_SS = torch.ones(length, length, dtype=torch.bool, device=is_padding_BS.device)
-    visible_BSS = ~is_padding_BS[:, None, :] & (square_SS.tril() if is_causal else square_SS)
-    itself_SS = torch.eye(length, dtype=torch.bool, device=is_padding_BS.device)
-    return (visible_BSS | itself_SS)[:, None]
+def visible(is_padding_BL: Tensor, is_causal: bool, first_query: int = 0) -> Tensor:
+    """Which token from `first_query` on (third axis) sees which of all (last axis), bool [B, 1, S, L].
+
+    A token always sees itself: a softmax over none is no number.
+    """
+    keys_L = torch.arange(is_padding_BL.shape[1], device=is_padding_BL.device)
+    queries_S1 = keys_L[first_query:, None]
+    visible_BSL = ~is_padding_BL[:, None, :]
+    if is_causal:
+        visible_BSL = visible_BSL & (keys_L <= queries_S1)
+    return (visible_BSL | (keys_L == queries_S1))[:, None]
 
 
 def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,13 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def check_memory(needed_bytes: int, device: torch.device) -> None:
-    """Refuses a model that can't fit, before anything is allocated.
+def check_memory(
+    needed_bytes: int,
+    device: torch.device,
+    what: str = "training",
+    next_step: str = "make the model or training.batch_size smaller; `moecli train --dry-run` counts the bytes",
+) -> None:
+    """Refuses work (`what`) that can't fit, before anything is allocated.
 
     Raises:
         MachineError: the device has less memory in all than `needed_bytes`.
@@ -46,8 +51,8 @@ def check_memory(needed_bytes: int, device: torch.device) -> None:
     there_bytes = _total_memory_bytes(device)
     if there_bytes is not None and needed_bytes > there_bytes:
         raise MachineError(
-            f"training needs about {needed_bytes / 1e9:,.1f} GB, this machine's {device.type} has {there_bytes / 1e9:,.1f} GB",
-            next_step="make the model or training.batch_size smaller; `moecli train --dry-run` counts the bytes",
+            f"{what} needs about {needed_bytes / 1e9:,.1f} GB, this machine's {device.type} has {there_bytes / 1e9:,.1f} GB",
+            next_step=next_step,
         )
 
 

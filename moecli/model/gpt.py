@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from moecli.model.attention import Attention
 from moecli.model.config import GPTConfig
+from moecli.model.kv_cache import KVCache, LayerCache
 from moecli.moe.layers import FEED_FORWARDS, FeedForward, FeedForwardConfig
 from moecli.moe.routing import RoutingRecord, Tokens
 
@@ -25,8 +26,8 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FeedForward = FEED_FORWARDS[ffn_config.kind](ffn_config, config.d_model, config.activation)
 
-    def forward(self, x_BSD: Tensor, tokens: Tokens) -> tuple[Tensor, RoutingRecord | None]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), tokens.is_padding_BS)
+    def forward(self, x_BSD: Tensor, tokens: Tokens, cache: LayerCache | None = None) -> tuple[Tensor, RoutingRecord | None]:
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), tokens.is_padding_BS, cache)
         y_BSD, record = self.ffn(self.ffn_norm(x_BSD), tokens)
         return x_BSD + y_BSD, record
 
@@ -60,17 +61,26 @@ class GPT(nn.Module):
         """For each layer that routes the weights whose slice [e] makes expert e's output."""
         return {layer: ffn.expert_outputs for layer, ffn in enumerate(self.feed_forwards()) if ffn.routes}
 
-    def forward(self, ids_BS: Tensor, is_padding_BS: Tensor | None = None) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
+    def forward(
+        self, ids_BS: Tensor, is_padding_BS: Tensor | None = None, cache: KVCache | None = None, *, last_only: bool = False
+    ) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
         """Returns logits [B, S, V] and a record per layer, None where the layer does not route.
 
-        Where `is_padding_BS` (bool) is True, a token is seen by no other, takes no room at an expert and counts in no router loss; its own
-        logits mean nothing.
+        Args:
+            ids_BS: token ids.
+            is_padding_BS: bool; where it is True, a token is seen by no other, takes no room at an expert and counts in no router loss; its
+                own logits mean nothing.
+            cache: holds the tokens that came before these, and takes these in.
+            last_only: logits [B, 1, V] of the last position alone, which is all that generation asks for.
         """
-        tokens = Tokens(ids_BS, is_padding_BS)
+        if cache is None:
+            tokens, layer_caches = Tokens(ids_BS, is_padding_BS), None
+        else:
+            tokens, layer_caches = cache.begin(ids_BS, is_padding_BS)
         x_BSD = self.embedding(ids_BS)
         records = []
-        for block in self.blocks:
-            x_BSD, record = block(x_BSD, tokens)
+        for layer, block in enumerate(self.blocks):
+            x_BSD, record = block(x_BSD, tokens) if layer_caches is None else block(x_BSD, tokens, layer_caches[layer])
             records.append(record)
         output_weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(self.norm(x_BSD), output_weight), tuple(records)
+        return F.linear(self.norm(x_BSD[:, -1:] if last_only else x_BSD), output_weight), tuple(records)

@@ -43,7 +43,9 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, queues: ExpertQueues) -> Tensor:
         """[T, D] -> [T, D]. A token without any assignment gets zeros."""
-        run = run_grouped if can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
+        # With fewer assignments than experts, as in generation, a grouped product would cast the weights of idle experts.
+        has_work_for_all = len(queues.token_ids_A) >= self.num_experts
+        run = run_grouped if has_work_for_all and can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
         return run(x_TD, queues, self.in_proj, self.out_proj, self.activation)
 
     def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
@@ -71,22 +73,20 @@ def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> 
 # The lengths of the queues are data: a compiler would specialise on each new set of them, so it runs this part as it stands.
 @torch.compiler.disable
 def run_one_by_one(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
-    """One matrix product per expert and projection.
+    """One matrix product per projection of each expert that has tokens; the weights of the others are not touched.
 
-    The stacked weights are unbound once: indexing them expert by expert would write a full-size zero gradient for each.
+    For a gradient the stacked weights are unbound once: indexing them expert by expert would write a full-size zero gradient for each.
     """
     lengths = queues.load_E.tolist()
-    rows = zip(
-        x_TD[queues.token_ids_A].split(lengths),
-        queues.weights_A.split(lengths),
-        in_proj_EFD.unbind(),
-        out_proj_EDH.unbind(),
-        strict=True,
-    )
+    # Experts without tokens have nothing to compute. Without any token at all, an empty product of the first one keeps the graph whole.
+    busy = [expert for expert, length in enumerate(lengths) if length] or [0]
+    busy_lengths = [lengths[expert] for expert in busy]
+    in_projs, out_projs = (in_proj_EFD, out_proj_EDH) if not torch.is_grad_enabled() else (in_proj_EFD.unbind(), out_proj_EDH.unbind())
     outputs = []
-    for x_ND, weights_N, in_proj_FD, out_proj_DH in rows:
-        hidden_NH = activation.function(F.linear(x_ND, in_proj_FD))
-        outputs.append(F.linear(hidden_NH, out_proj_DH) * weights_N[:, None])
+    rows = zip(busy, x_TD[queues.token_ids_A].split(busy_lengths), queues.weights_A.split(busy_lengths), strict=True)
+    for expert, x_ND, weights_N in rows:
+        hidden_NH = activation.function(F.linear(x_ND, in_projs[expert]))
+        outputs.append(F.linear(hidden_NH, out_projs[expert]) * weights_N[:, None])
     return _add_up(torch.cat(outputs), queues.token_ids_A, x_TD)
 
 

@@ -17,6 +17,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """What a later token may know of the tokens of its sequence that went through the model in earlier passes."""
+
+    num_tokens_B: Tensor
+    """int64, without padding."""
+    bits_B: Tensor
+    """int64: a number that looks random for each sequence of ids (id_hash.prefix_bits)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tokens:
     """What a layer may know of its tokens beside their features."""
 
@@ -24,6 +34,8 @@ class Tokens:
     """int64 token ids; the `hash` router goes by them, and in evaluation the `random` one."""
     is_padding_BS: Tensor | None = None
     """bool, True where a token only fills up its sequence: it gets no expert, takes no room and counts in no loss. None: no padding."""
+    before: Prefix | None = None
+    """Where a cache holds the sequences' earlier tokens. None: the sequences begin here."""
 
 
 @dataclass(frozen=True, slots=True)

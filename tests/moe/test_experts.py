@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from moecli.moe import experts as experts_file
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.dispatch import ExpertQueues, dispatch_dropless
 from moecli.moe.experts import Experts, can_run_grouped, run_grouped, run_one_by_one
@@ -140,6 +142,50 @@ def test_expanded_gradients_are_taken(runner):
     for plain, summed, expanded in zip(expected, of_sum, of_expanded, strict=True):
         torch.testing.assert_close(summed, plain)
         torch.testing.assert_close(expanded, 3 * plain, rtol=1e-4, atol=1e-5)
+
+
+def some_idle(num_idle: int) -> tuple[Experts, Tensor, ExpertQueues]:
+    """Five experts, the last so many of which have no tokens."""
+    torch.manual_seed(0)
+    experts = Experts(5, D_MODEL, D_EXPERT, "swiglu")
+    torch.nn.init.normal_(experts.in_proj)
+    torch.nn.init.normal_(experts.out_proj)
+    num_assignments = 0 if num_idle == 5 else 12
+    routing = random_routing(6, 5, num_assignments)
+    busy_ids_A = routing.expert_ids_A % max(1, 5 - num_idle)
+    queues, _ = dispatch_dropless(dataclasses.replace(routing, expert_ids_A=busy_ids_A))
+    return experts, torch.randn(6, D_MODEL), queues
+
+
+@pytest.mark.parametrize("num_idle", [1, 4, 5])
+def test_experts_without_tokens_get_gradients_of_zeros(num_idle):
+    experts, x_TD, queues = some_idle(num_idle)
+    experts(x_TD, queues).square().sum().backward()
+    for weight in (experts.in_proj, experts.out_proj):
+        assert weight.grad is not None
+        is_zero_E = (weight.grad == 0).flatten(1).all(dim=1)
+        assert is_zero_E.tolist() == [False] * (5 - num_idle) + [True] * num_idle
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_weights_of_experts_without_tokens_are_not_touched(grad):
+    experts, x_TD, queues = some_idle(2)
+    expected_TD = experts(x_TD, queues)
+    with torch.set_grad_enabled(grad):
+        experts.in_proj.data[3:] = experts.out_proj.data[3:] = torch.nan
+        assert torch.equal(experts(x_TD, queues), expected_TD)
+
+
+@pytest.mark.parametrize(("num_assignments", "is_grouped"), [(4, False), (5, True), (12, True)])
+def test_fewer_assignments_than_experts_are_never_run_grouped(num_assignments, is_grouped, monkeypatch):
+    experts, x_TD, _ = some_idle(1)
+    queues, _ = dispatch_dropless(random_routing(6, 5, num_assignments))
+    used = []
+    monkeypatch.setattr(experts_file, "can_run_grouped", lambda *args: True)
+    monkeypatch.setattr(experts_file, "run_grouped", lambda *args: used.append(args) or run_grouped(*args))
+    expected_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
+    torch.testing.assert_close(experts(x_TD, queues), expected_TD)
+    assert bool(used) == is_grouped
 
 
 def test_grouped_products_are_left_to_cuda():

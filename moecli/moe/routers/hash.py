@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from moecli.config import NonNegativeInt, PositiveInt
+from moecli.moe.id_hash import mixed_bits
 from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, token_choice
 from moecli.moe.routing import Routing, Tokens
-
-# Multipliers of the splitmix64 generator (Steele et al. 2014), as signed 64-bit numbers.
-_MIX_1, _MIX_2, _STEP = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x61C8864680B583EB
 
 
 class HashConfig(TokenChoiceConfig):
@@ -50,15 +48,6 @@ class HashRouter(TokenChoiceRouter):
         return even_choice(draws_TE, self.config.top_k, x_BSD.shape[1], tokens)
 
 
-def mixed_bits(keys_T: Tensor, num_experts: int, seed: int) -> Tensor:
-    """int64 [T, E]: for each (key, expert, seed) a number that looks random and is always the same (splitmix64's finaliser)."""
-    experts_E = torch.arange(num_experts, device=keys_T.device)
-    state_TE = ((keys_T[:, None] * num_experts + experts_E) + (seed << 32)) * _STEP
-    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
-        state_TE = (state_TE ^ _shifted_right(state_TE, shift)) * factor
-    return state_TE ^ _shifted_right(state_TE, 31)
-
-
 def even_choice(draws_TE: Tensor, top_k: int, seq_len: int, tokens: Tokens | None) -> Routing:
     """The k experts with the largest draws, each with weight 1/k, under a distribution that knows nothing."""
     num_tokens, num_experts = draws_TE.shape
@@ -66,8 +55,3 @@ def even_choice(draws_TE: Tensor, top_k: int, seq_len: int, tokens: Tokens | Non
     zeros_TE = torch.zeros(num_tokens, num_experts, device=draws_TE.device)
     weights_TK = torch.full(expert_ids_TK.shape, 1 / top_k, device=draws_TE.device)
     return token_choice(zeros_TE, zeros_TE + 1 / num_experts, expert_ids_TK, weights_TK, seq_len=seq_len, tokens=tokens)
-
-
-def _shifted_right(state: Tensor, bits: int) -> Tensor:
-    """The logical shift: torch's own carries the sign along."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)

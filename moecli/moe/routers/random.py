@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from moecli.config import NonNegativeInt
+from moecli.moe.id_hash import mixed_bits, prefix_bits
 from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter
-from moecli.moe.routers.hash import even_choice, mixed_bits
+from moecli.moe.routers.hash import even_choice
 from moecli.moe.routing import Routing, Tokens
 
 
@@ -53,14 +54,5 @@ class RandomRouter(TokenChoiceRouter):
             draws_TE = torch.rand(batch_size * seq_len, self.num_experts, device=x_BSD.device)
         else:
             assert tokens is not None, "in evaluation the random router goes by token ids"
-            draws_TE = mixed_bits(prefix_bits(tokens) + self.layer_key, self.num_experts, self.config.seed)
+            draws_TE = mixed_bits(prefix_bits(tokens).flatten() + self.layer_key, self.num_experts, self.config.seed)
         return even_choice(draws_TE, self.config.top_k, seq_len, tokens)
-
-
-def prefix_bits(tokens: Tokens) -> Tensor:
-    """int64 [T]: a number that looks random for each sequence of ids up to a token; without the padding, which nobody sees."""
-    positions_S = torch.arange(tokens.ids_BS.shape[1], device=tokens.ids_BS.device)
-    bits_BS = mixed_bits((tokens.ids_BS + (positions_S << 32)).flatten(), 1, 0).view_as(tokens.ids_BS)
-    if tokens.is_padding_BS is not None:
-        bits_BS = bits_BS.masked_fill(tokens.is_padding_BS, 0)
-    return bits_BS.cumsum(dim=1).flatten()  # sums wrap around

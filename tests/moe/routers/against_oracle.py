@@ -137,6 +137,6 @@ def large_case(top_k: int, num_experts: int = 6) -> Case:
     """The largest input that `cases` draws, which it draws seldom: 18 tokens, three of them padding."""
     generator = torch.Generator().manual_seed(top_k)
     is_padding_BS = torch.zeros(3, 6, dtype=torch.bool)
-    is_padding_BS[0, 5] = is_padding_BS[2, 4:] = True
+    is_padding_BS[1, 0] = is_padding_BS[2, 4:] = True
     tokens = Tokens(torch.randint(1000, (3, 6), generator=generator), is_padding_BS)
     return Case(torch.randn(3, 6, D_MODEL, generator=generator), tokens, num_experts, top_k, seed=top_k)

@@ -16,6 +16,7 @@ from moecli.model.checkpoint import load_model, save_model
 from moecli.model.config import GPTConfig
 from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
+from moecli.moe.id_hash import prefix_after
 from moecli.moe.layers import SparseMoEConfig
 from moecli.moe.routers import HashConfig, RandomConfig, RouterConfig
 from moecli.moe.routers.random import RandomRouter
@@ -45,18 +46,20 @@ def layer(num_experts: int, number: int = 0, **options: int) -> RandomRouter:
 
 
 def oracle_of(case: Case):
-    """The k largest of E even draws: in training from the global generator, in evaluation splitmix64 of a sum over the ids so far."""
+    """The k largest of E even draws: in training from the global generator, in evaluation splitmix64 of a sum over the ids so far,
+    each at its position among those that are no padding."""
 
     def oracle(router: RandomRouter, x_BSD: Tensor, padding_T: list[bool]) -> Expected:
         expected, top_k, num_experts = Expected(), router.config.top_k, router.num_experts
         fresh = torch.rand(len(padding_T), num_experts).tolist() if router.training else None
-        key = 0
+        key = position = 0
         for token, token_id in enumerate(case.tokens.ids_BS.flatten().tolist()):
             expected.probs += [torch.tensor(1 / num_experts, dtype=torch.float64)] * num_experts
-            position = token % x_BSD.shape[1]
-            key = router.layer_key.item() if position == 0 else key
+            if token % x_BSD.shape[1] == 0:
+                key, position = router.layer_key.item(), 0
             if not padding_T[token]:
                 key += splitmix64(token_id + position * 2**32)
+                position += 1
                 draws = draws_of(key, num_experts, router.config.seed) if fresh is None else fresh[token]
                 for choice, expert in enumerate(largest(draws, top_k)):
                     expected.add(token, expert, choice, torch.tensor(1 / top_k, dtype=torch.float64))
@@ -200,6 +203,18 @@ def test_nobody_sees_what_the_padding_is():
     one, other = (router(x_BSD, Tokens(ids_BS.masked_fill(is_padding_BS, pad), is_padding_BS)) for pad in (0, 7))
     assert entries_of(one) == entries_of(other)
     assert len(one.token_ids_A) == 2 * int((~is_padding_BS).sum())
+
+
+def test_padding_on_the_left_changes_no_draw_and_a_sequence_may_come_in_parts():
+    router, ids_BS, cut = layer(8), text(), 30
+    whole = choices(router, ids_BS)
+    padded_BS = torch.nn.functional.pad(ids_BS, (5, 0), value=3)
+    is_padding_BS = torch.arange(padded_BS.shape[1]).expand_as(padded_BS) < 5
+    x_BSD = torch.zeros(*padded_BS.shape, D_MODEL)
+    assert torch.equal(router(x_BSD, Tokens(padded_BS, is_padding_BS)).expert_ids_A.view_as(whole), whole)
+    first = Tokens(padded_BS[:, :cut], is_padding_BS[:, :cut])
+    rest = Tokens(padded_BS[:, cut:], before=prefix_after(first))
+    assert torch.equal(router(x_BSD[:, cut:], rest).expert_ids_A.view(NUM_ROWS, -1, 2), whole[:, cut - 5 :])
 
 
 def test_another_seed_draws_otherwise():

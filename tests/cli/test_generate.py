@@ -1,0 +1,158 @@
+"""`moecli generate`: streams, headings, what a terminal sees, bad input, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moecli.model.generate import CachedDecoding
+
+
+@pytest.fixture
+def run(tiny_recipe, inside) -> str:
+    code, _, errors = inside("train", "tiny.yaml", "--out", "run")
+    assert code == 0, errors
+    return "run"
+
+
+def said(inside, *arguments: str) -> dict:
+    """The same command as JSON."""
+    code, out, errors = inside("generate", "run", *arguments, "--json")
+    assert code == 0 and out.count("\n") == 1, errors
+    return json.loads(out)
+
+
+def test_a_pipe_gets_the_text_alone_and_the_rest_goes_to_stderr(run, inside):
+    options = ("--prompt", "a cat", "--max-tokens", "12", "--seed", "4")
+    content = said(inside, *options)
+    code, out, errors = inside("generate", run, *options)
+    assert code == 0
+    printable = "".join(character if character.isprintable() or character in "\n\t" else "?" for character in content["text"][0])
+    assert len(out) >= len(printable) + 1 and out.endswith("\n") and "a cat" not in out
+    assert errors.startswith(f"{content['tokens']} tokens, ") and " tokens/s, ended by: length\n" in errors
+    assert "note: trained on 16 tokens at a time" in errors
+
+
+def test_control_characters_are_spelled_out_but_for_line_breaks_and_tabs():
+    from moecli.cli.generate import _printable
+
+    assert _printable("a\tb\n\x1b[31mred\x07\r\n\u202e") == "a\tb\n\\x1b[31mred\\x07\\r\n\\u202e"
+
+
+def test_several_texts_stand_under_headings(run, inside):
+    options = ("--prompt", "cat", "--prompt", "tree", "--num-samples", "2", "--max-tokens", "5", "--temperature", "0")
+    content = said(inside, *options)
+    assert content["prompts"] == ["cat", "cat", "tree", "tree"]
+    assert content["text"][0] == content["text"][1] and len(content["text"]) == 4
+    _, out, _ = inside("generate", run, *options)
+    assert [line for line in out.splitlines() if line.startswith("---")] == [f"--- {number} of 4 ---" for number in (1, 2, 3, 4)]
+
+
+def test_the_options_reach_the_draws(run, inside):
+    base = said(inside, "--max-tokens", "30")
+    assert said(inside, "--max-tokens", "30")["text"] == base["text"]
+    assert base["seed"] == 0 and base["tokens"] <= 30
+    greedy = said(inside, "--max-tokens", "30", "--temperature", "0")["text"]
+    for options in (("--top-k", "1"), ("--top-p", "1e-9"), ("--temperature", "1e-9")):
+        assert said(inside, "--max-tokens", "30", *options)["text"] == greedy, options
+    for options in (("--seed", "1"), ("--temperature", "2"), ("--top-k", "2"), ("--top-p", "0.3")):
+        assert said(inside, "--max-tokens", "30", *options)["text"] != base["text"], options
+
+
+def test_a_stop_text_reaches_the_end(run, inside):
+    text = said(inside, "--max-tokens", "30", "--seed", "2")["text"][0]
+    stop = text[5]
+    stopped = said(inside, "--max-tokens", "30", "--seed", "2", "--stop", "never there", "--stop", stop)
+    assert stopped["text"] == [text[: text.index(stop)]] and stopped["finish"] == ["stop"]
+
+
+def test_a_prompt_comes_from_a_file_or_from_stdin(run, inside):
+    Path("prompt.txt").write_text("Line 3\n", encoding="utf-8")
+    options = ("--max-tokens", "8")
+    expected = said(inside, "--prompt", "Line 3\n", *options)
+    from_file = said(inside, "--prompt-file", "prompt.txt", *options)
+    assert (from_file["prompts"], from_file["text"]) == (["Line 3\n"], expected["text"])
+    command = [sys.executable, "-m", "moecli", "generate", run, "--prompt-file", "-", *options, "--json"]
+    done = subprocess.run(command, input=b"Line 3\n", capture_output=True, timeout=120, check=False)
+    assert json.loads(done.stdout)["text"] == expected["text"], done.stderr
+
+
+BAD_INPUT = {
+    "no such run": (["nowhere"], "nowhere: there is no such folder"),
+    "no run": (["."], "neither a run folder nor a checkpoint"),
+    "no tokens": (["run", "--max-tokens", "0"], "--max-tokens"),
+    "negative temperature": (["run", "--temperature", "-0.1"], "-0.1 is not a finite number of 0 or more."),
+    "no temperature": (["run", "--temperature", "nan"], "nan is not a finite number of 0 or more."),
+    "top_p of 0": (["run", "--top-p", "0"], "0.0 is not above 0 and at most 1."),
+    "top_p over 1": (["run", "--top-p", "1.01"], "1.01 is not above 0 and at most 1."),
+    "top_k of 0": (["run", "--top-k", "0"], "--top-k"),
+    "no samples": (["run", "--num-samples", "0"], "--num-samples"),
+    "negative seed": (["run", "--seed", "-1"], "--seed"),
+    "empty stop text": (["run", "--stop", ""], "an empty text would stop everything at once."),
+    "two kinds of prompt": (["run", "--prompt", "a", "--prompt-file", "b"], "not both"),
+    "no such file": (["run", "--prompt-file", "gone.txt"], "gone.txt: can't be read: No such file or directory"),
+    "a folder": (["run", "--prompt-file", "."], ".: can't be read: Is a directory"),
+    "not UTF-8": (["run", "--prompt-file", "latin.txt"], "latin.txt: not UTF-8: byte 0xe9 at position 3"),
+    "half a character": (["run", "--prompt", "caf\udce9"], "--prompt: not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_message_and_exit_code_2(run, inside, name):
+    Path("latin.txt").write_bytes(b"caf\xe9")
+    arguments, message = BAD_INPUT[name]
+    code, out, errors = inside("generate", *arguments)
+    assert (code, out) == (2, ""), errors
+    assert message in errors
+    assert "next:" in errors or "Try" in errors
+
+
+def test_too_long_for_memory_is_exit_code_1(run, inside):
+    code, _, errors = inside("generate", run, "--max-tokens", str(10**15))
+    assert code == 1 and "lower --max-tokens" in errors
+
+
+def test_masked_lm_has_no_text_to_go_on_with(tiny_recipe, inside):
+    inside("train", "tiny.yaml", "--out", "run", "--set", "objective=masked-lm")
+    code, out, errors = inside("generate", "run")
+    assert (code, out) == (2, "") and "trained on masked-lm" in errors
+
+
+def test_ctrl_c_ends_the_text_and_its_line(run):
+    # The most probable token of a model that has hardly learned is never the end of a text.
+    endless = ["--max-tokens", "100000", "--temperature", "0"]
+    process = subprocess.Popen([sys.executable, "-m", "moecli", "generate", run, *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.read(5)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert (first + rest).endswith(b"\n") and errors == b"error: interrupted\n"
+
+
+def test_ctrl_c_with_json_is_one_object(run, inside, monkeypatch):
+    def interrupted(self, ids_B):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CachedDecoding, "step", interrupted)
+    code, out, errors = inside("generate", run, "--json")
+    assert (code, json.loads(out), errors) == (130, {"error": "interrupted"}, "error: interrupted\n")
+
+
+def test_a_terminal_sees_the_prompt_dim_and_the_text_behind_it(run):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "moecli", "generate", run, "--prompt", "a cat", "--max-tokens", "3", "--temperature", "0"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | {"TERM": "xterm"}
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env=environment, timeout=120, check=False)
+    seen = os.read(ours, 4096).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert seen.startswith("\x1b[2ma cat\x1b[0m") and seen.endswith("\r\n")
