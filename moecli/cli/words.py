@@ -25,3 +25,12 @@ def num_bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """3,700 -> "1 h 02 min", 125 -> "2 min 05 s", 9.04 -> "9.0 s"."""
+    whole = round(seconds)
+    if whole >= 3600:
+        minutes = round(whole / 60)
+        return f"{minutes // 60:,} h {minutes % 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{seconds:.{int(seconds < 10)}f} s"

@@ -67,7 +67,8 @@ class SparseMoEConfig(FeedForwardConfig):
         return leaks
 
     def problems(self) -> list[FieldProblem]:
-        problems = [problem.under("router", also_involves=("num_experts",)) for problem in self.router.problems_with(self.num_experts)]
+        of_router = self.router.problems_with(self.num_experts) + self.router.learning_problems_with(self.num_experts)
+        problems = [problem.under("router", also_involves=("num_experts",)) for problem in of_router]
         if self.capacity is not None and self.router.fixes_load:
             what = f"the {self.router.kind} router gives every expert the same number of tokens, a capacity has nothing to limit"
             problems.append(FieldProblem("capacity", what, allowed="null with this router", involves=("router.kind",)))

@@ -46,6 +46,10 @@ class RouterConfig(KindConfig):
         """The rules between this router and the number of experts that are broken."""
         return []
 
+    def learning_problems_with(self, num_experts: int) -> list[FieldProblem]:
+        """The same for rules without which the router runs, but would learn nothing."""
+        return []
+
     def problems_with_batches(self, sizes: dict[str, int], seq_len: int, num_experts: int) -> list[FieldProblem]:
         """The rules between this router and what goes through the model at once that are broken; see FeedForwardConfig."""
         return []

@@ -24,12 +24,11 @@ class NoisyTopKConfig(TokenChoiceConfig):
 
     kind: Literal["noisy_topk"] = "noisy_topk"
 
-    def problems_with(self, num_experts: int) -> list[FieldProblem]:
-        problems = super().problems_with(num_experts)
-        if self.top_k == 1 < num_experts:
-            what = "with top_k 1 every weight is 1, and the router would learn nothing from the language-model loss"
-            problems.append(FieldProblem("top_k", what, allowed=f"2 to num_experts ({num_experts})"))
-        return problems
+    def learning_problems_with(self, num_experts: int) -> list[FieldProblem]:
+        if self.top_k > 1 or num_experts == 1:
+            return []
+        what = "with top_k 1 every weight is 1, and the router would learn nothing from the language-model loss"
+        return [FieldProblem("top_k", what, allowed=f"2 to num_experts ({num_experts})")]
 
     def estimates_load(self, num_experts: int) -> bool:
         return self.top_k < num_experts
