@@ -12,13 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moecli.reports import tables
+from moecli.reports import dense_comparison_tables, tables
 from moecli.reports.ablation import draw_ablation, draw_ablation_by_load
 from moecli.reports.checkpoints import draw_checkpoints
 from moecli.reports.coactivation import draw_coactivation
 from moecli.reports.comparison import draw_comparison
 from moecli.reports.consistency import draw_consistency
 from moecli.reports.csv_file import write_csv
+from moecli.reports.dense_comparison_cost import draw_speed_and_memory
+from moecli.reports.dense_comparison_curves import draw_curves
+from moecli.reports.dense_comparison_final import draw_final
+from moecli.reports.dense_comparison_markdown import as_markdown
 from moecli.reports.dropped import anything_dropped, draw_dropped
 from moecli.reports.heatmap import draw_heatmap
 from moecli.reports.paths import draw_paths
@@ -93,6 +97,19 @@ def _write_comparison_page(comparison: Content, folder: Path, name: str) -> list
     return [name]
 
 
+def _write_dense_comparison_page(comparison: Content, folder: Path, name: str) -> list[str]:
+    from moecli.reports.html import write_dense_comparison_html
+
+    write_dense_comparison_html(comparison, folder / name)
+    return [name]
+
+
+def _write_markdown(comparison: Content, folder: Path, name: str) -> list[str]:
+    # A path may hold bytes that are no text.
+    (folder / name).write_text(as_markdown(comparison), encoding="utf-8", errors="backslashreplace")
+    return [name]
+
+
 REPORTS: dict[str, Report] = {
     "report.html": Report(has("layers"), _write_page),
     "load": picture(draw_heatmap, has("layers")),
@@ -132,6 +149,21 @@ COMPARISON_REPORTS: dict[str, Report] = {
 }
 """The same for several runs side by side."""
 
+DENSE_COMPARISON_REPORTS: dict[str, Report] = {
+    "compare-dense.html": Report(has("arms"), _write_dense_comparison_page),
+    "compare-dense.md": Report(has("arms"), _write_markdown),
+    "loss-by-tokens": picture(partial(draw_curves, over="tokens"), has("arms")),
+    "loss-by-flops": picture(partial(draw_curves, over="flops"), has("arms")),
+    "loss-by-seconds": picture(partial(draw_curves, over="seconds"), has("arms")),
+    "final-loss": picture(draw_final, has("arms")),
+    "speed-and-memory": picture(draw_speed_and_memory, has("arms")),
+    "arms.csv": table(dense_comparison_tables.arms, "arms"),
+    "curves.csv": table(dense_comparison_tables.curves, "arms"),
+    "comparisons.csv": table(dense_comparison_tables.comparisons, "comparisons"),
+    "per-seed.csv": table(dense_comparison_tables.per_seed, "arms"),
+}
+"""The same for a mixture of experts and its dense twins."""
+
 TRAINING_REPORTS: dict[str, Callable[[Content, Path], None]] = {
     "heatmap.png": partial(save_picture, draw_heatmap),
 }
@@ -146,6 +178,11 @@ def write_reports(report: Content, folder: Path) -> list[str]:
 def write_comparison(comparison: Content, folder: Path) -> list[str]:
     """The same for {"runs": [report with a "name", ...]}."""
     return _write_all(COMPARISON_REPORTS, comparison, folder)
+
+
+def write_dense_comparison(content: Content, folder: Path) -> list[str]:
+    """The same for a comparison with dense twins, as the JSON of `moecli compare-dense` has it."""
+    return _write_all(DENSE_COMPARISON_REPORTS, content, folder)
 
 
 def _write_all(reports: dict[str, Report], content: Content, folder: Path) -> list[str]:

@@ -21,6 +21,9 @@ REPORT_SCRIPTS = (
     *PIECES, "figures.js", "load.js", "training.js", "specialisation.js", "structure.js", "flows.js", "cause.js", "text.js", "main.js",
 )  # fmt: skip
 COMPARISON_SCRIPTS = (*PIECES, "figures.js", "load.js", "comparison.js")
+DENSE_COMPARISON_SCRIPTS = (
+    "data.js", "format.js", "dom.js", "tooltip.js", "table.js", "frame.js", "arms.js", "curves.js", "finals.js", "dense_comparison.js",
+)  # fmt: skip
 
 SIGNIFICANT_DIGITS = 5
 # Lists of a checkpoint's layers that no drawing over training needs.
@@ -41,6 +44,11 @@ def write_comparison_html(comparison: dict[str, Any], path: Path) -> None:
     shown = ("name", "checkpoint", "corpus", "split", "tokens", "loss", "perplexity", "notes", "layers", "mean")
     runs = [{key: run[key] for key in shown} for run in comparison["runs"]]
     _write_page("comparison.html", COMPARISON_SCRIPTS, path, {"runs": runs, "texts_differ": texts_differ(runs)})
+
+
+def write_dense_comparison_html(comparison: dict[str, Any], path: Path) -> None:
+    """The page of a comparison with dense twins."""
+    _write_page("dense_comparison.html", DENSE_COMPARISON_SCRIPTS, path, comparison)
 
 
 def _write_page(template: str, scripts: tuple[str, ...], path: Path, content: dict[str, Any]) -> None:

@@ -2,87 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from moecli.reports.html import write_comparison_html, write_html
+from moecli.reports.html import write_comparison_html
+from tests.reports.chromium import NEEDS_CHROMIUM
 from tests.reports.report_content import report_content
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the PATH (on Debian: apt-get install chromium)")
+pytestmark = NEEDS_CHROMIUM
 
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 HOSTILE = "</script><img src=x onerror=alert(1)><b>bold"
-
-
-@pytest.fixture(scope="module")
-def context():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser.new_context()
-        browser.close()
-
-
-class Opened:
-    """A page from a file, and all that it did besides showing itself."""
-
-    def __init__(self, context: Any, path: Path, width: int) -> None:
-        self.page = context.new_page()
-        self.page.set_viewport_size({"width": width, "height": 900})
-        self.noises: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.noises.append(message.text))
-        self.page.on("pageerror", lambda error: self.noises.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.noises.append(dialog.message), dialog.dismiss()))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def texts(self, selector: str) -> list[str]:
-        return self.page.locator(selector).all_text_contents()
-
-    def point_at(self, selector: str, **options: Any) -> dict[str, str]:
-        """The tooltip of what is pointed at: its title, and its lines by name."""
-        self.page.locator(selector).scroll_into_view_if_needed()
-        self.page.wait_for_timeout(50)
-        self.page.hover(selector, **options)
-        self.page.wait_for_selector("#tooltip:not([hidden])")
-        lines = zip(self.texts("#tooltip dt"), self.texts("#tooltip dd"), strict=True)
-        return {"title": self.page.text_content("#tooltip strong")} | dict(lines)
-
-    def choose(self, name: str, label: str) -> None:
-        self.page.select_option(f"select[name={name}]", label=label)
-
-    def column(self, table: str, name: str) -> list[str]:
-        place = self.texts(f"{table} thead th").index(name) + 1
-        return self.texts(f"{table} tbody tr > :nth-child({place})")
-
-    def overflow(self) -> int:
-        return self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-
-
-@pytest.fixture
-def opened(context, tmp_path):
-    """Opens a report, or what `write` makes of it; afterwards the page must have been silent, and have loaded itself alone."""
-    pages = []
-
-    def open_page(content: dict[str, Any], width: int = 1280, write: Callable[[dict[str, Any], Path], None] = write_html) -> Opened:
-        path = tmp_path / f"{len(pages)}.html"
-        write(content, path)
-        pages.append((Opened(context, path, width), path))
-        return pages[-1][0]
-
-    yield open_page
-    for page, path in pages:
-        page.page.close()
-        assert page.noises == []
-        assert page.requests in ([path.as_uri()], [path.as_uri(), "data:,"])
 
 
 def percent(share: float) -> str:

@@ -34,4 +34,6 @@ const state = {
   firstFlow: 0,
   textLayer: 0,
   textExpert: null,
+  over: "tokens",
+  part: "later",
 };

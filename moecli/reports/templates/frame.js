@@ -11,25 +11,27 @@ function ticksOver(low, high, count) {
 }
 
 /**
- * An empty chart in a host. `x` is {name, low, high, ticks?}, `y` is {low, high, show(value)}. Gives the svg and the scales
- * `x.at` and `y.at` from numbers to places.
+ * An empty chart in a host. `x` is {name, low, high, ticks?, show(value)?}, `y` is {low, high, show(value), tick(value)?, count?}, where
+ * tick is how numbers beside the axis are written, and count about how many there are. Gives the svg and the scales `xAt`
+ * and `yAt` from numbers to places.
  */
 function drawFrame(host, name, x, y, height) {
   const width = Math.max(240, Math.min(760, host.clientWidth));
   const edge = { left: 58, right: width - 14, top: 12, bottom: height - 42 };
-  const yTicks = ticksOver(y.low, y.high, 4);
+  const yTicks = ticksOver(y.low, y.high, y.count ?? 4);
   const [bottom, top] = [yTicks[0], yTicks[yTicks.length - 1]];
   const spread = x.high - x.low || 1;
   const xAt = (value) => edge.left + ((value - x.low) / spread) * (edge.right - edge.left);
   const yAt = (value) => edge.bottom - ((value - bottom) / (top - bottom)) * (edge.bottom - edge.top);
   const size = { width, height, viewBox: `0 0 ${width} ${height}` };
   const svg = shape("svg", { ...size, role: "img", "aria-label": name, class: "chart", tabindex: 0 });
+  const tickText = y.tick ?? (y.show === percent ? shortPercent : short);
   for (const tick of yTicks) {
     svg.append(shape("line", { x1: edge.left, x2: edge.right, y1: yAt(tick), y2: yAt(tick), class: tick === bottom ? "base" : "rule" }));
-    svg.append(shape("text", { x: edge.left - 8, y: yAt(tick), class: "tick end" }, (y.show === percent ? shortPercent : short)(tick)));
+    svg.append(shape("text", { x: edge.left - 8, y: yAt(tick), class: "tick end" }, tickText(tick)));
   }
   for (const tick of x.ticks ?? ticksOver(x.low, x.high, 5).filter((value) => value >= x.low && value <= x.high)) {
-    svg.append(shape("text", { x: xAt(tick), y: edge.bottom + 16, class: "tick middle" }, whole(tick)));
+    svg.append(shape("text", { x: xAt(tick), y: edge.bottom + 16, class: "tick middle" }, (x.show ?? whole)(tick)));
   }
   svg.append(shape("text", { x: edge.right, y: edge.bottom + 34, class: "axis end" }, `${x.name} →`));
   host.append(element("div", { class: "scroller" }, svg));

@@ -2,7 +2,7 @@
 
 /**
  * Columns are {name, value(row), show(value), hint}; the first one names the row. A column whose `show` is missing holds text, a `wide`
- * one much of it. A footer is a row that stays below.
+ * one much of it, a `brief` one so little that it stays on one line. A footer is a row that stays below.
  */
 function addTable(host, { name, columns, rows, footer }) {
   const body = element("tbody");
@@ -12,7 +12,7 @@ function addTable(host, { name, columns, rows, footer }) {
   host.append(element("div", { class: "table", tabindex: 0, role: "region", "aria-label": name }, table));
 }
 
-const columnKind = (column) => (column.show ? "number" : `words${column.wide ? " wide" : ""}`);
+const columnKind = (column) => (column.show ? "number" : `words${column.wide ? " wide" : ""}${column.brief ? " brief" : ""}`);
 
 function heading(columns, rows, body) {
   const cells = columns.map((column) => {

@@ -1,0 +1,44 @@
+/* The arms of a comparison: their colours and dashes, and amounts of any size in three digits. */
+
+const ARM_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d"];
+const ARM_DASHES = [null, "7 4", "2 3", "9 3 2 3"];
+
+const armColour = (place) => ARM_COLOURS[place % ARM_COLOURS.length];
+const armDashes = (place) => ARM_DASHES[Math.floor(place / ARM_COLOURS.length) % ARM_DASHES.length];
+
+/** The final value of an arm, {mean, ci95, per_seed}, in the unit of the comparison. */
+const finalOf = (arm) => arm[report.measure === "loss" ? "val_loss" : "bits_per_byte"] ?? { mean: null, ci95: null, per_seed: [] };
+
+function scaled(value, units, smallest) {
+  if (!isNumber(value)) return DASH;
+  const digits = (number) => written(number, { maximumSignificantDigits: 3 });
+  if (Math.abs(value) >= 999.5 * units[0][0]) return `${value.toExponential(2)}${smallest}`;
+  // What would be rounded up to 1,000 of a unit is 1 of the next.
+  const found = units.find(([size]) => Math.abs(value) >= 0.9995 * size);
+  return found ? `${digits(value / found[0])}${found[1]}` : `${digits(value)}${smallest}`;
+}
+
+const amount = (value) => scaled(value, [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]], "");
+const bytes = (value) => scaled(value, [[1e12, " TB"], [1e9, " GB"], [1e6, " MB"], [1e3, " kB"]], " B");
+const apart = (value) => signed(value, 4);
+const loss = (value) => fixed(value, 4);
+const ends = (range, show) => (range ? `${show(range[0])} to ${show(range[1])}` : DASH);
+
+/** A text whose middle is left out where it is longer than `most` letters. */
+function withoutMiddle(text, most) {
+  const letters = [...text];
+  if (letters.length <= most) return text;
+  const tail = Math.floor((most - 1) / 2);
+  return `${letters.slice(0, most - 1 - tail).join("")}…${letters.slice(letters.length - tail).join("")}`;
+}
+
+/** Names every arm beside a piece of its line. */
+function addArmKey(host) {
+  const chips = report.arms.map((arm, place) => {
+    const look = { stroke: armColour(place), "stroke-width": place ? 2 : 3.5, "stroke-dasharray": armDashes(place) };
+    const line = shape("line", { x1: 0, x2: 28, y1: 5, y2: 5, ...look });
+    const swatch = shape("svg", { width: 28, height: 10, class: "line-swatch", "aria-hidden": "true" }, line);
+    return element("span", { class: "arm" }, swatch, element("bdi", { title: arm.name }, withoutMiddle(arm.name, 40)));
+  });
+  host.append(element("p", { class: "key" }, ...chips));
+}

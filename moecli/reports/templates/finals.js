@@ -1,0 +1,80 @@
+/* A row for each arm: its seeds, their mean, and the interval. */
+
+const ROW = 34;
+
+function showFinals() {
+  const host = byId("finals-chart");
+  const name = `Final value of every arm, ${report.unit}`;
+  keepDrawn(host, () => drawRows(host, { name, rows: report.arms.map((arm) => ({ name: arm.name, figure: finalOf(arm) })), show: loss }));
+  const other = byId("differences-chart");
+  const rows = report.comparisons.map(({ arm, difference }) => ({ name: arm, figure: difference, p: difference.p_value }));
+  const differences = { name: `${report.base} less every other arm`, rows, show: apart, hasZero: true };
+  keepDrawn(other, () => drawRows(other, differences));
+}
+
+/** A chart is {name, rows: [{name, figure: {mean, ci95, per_seed}, p}], show(value), hasZero}. */
+function drawRows(host, chart) {
+  const values = chart.rows.flatMap(({ figure }) => [figure.mean, ...(figure.ci95 ?? []), ...figure.per_seed]).filter(isNumber);
+  if (!values.length) {
+    host.append(element("p", { class: "empty" }, "Not known for this comparison."));
+    return;
+  }
+  if (chart.hasZero) values.push(0);
+  const width = Math.max(240, Math.min(600, host.clientWidth));
+  const letters = Math.min(Math.max(...chart.rows.map((row) => row.name.length)), width < 420 ? 14 : 24);
+  const edge = { left: 14 + 6.6 * letters, right: width - 12, top: 6, bottom: 6 + ROW * chart.rows.length };
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const padding = 0.06 * (high - low) || Math.abs(high) * 0.01 || 1;
+  const at = (value) => edge.left + ((value - low + padding) / (high - low + 2 * padding)) * (edge.right - edge.left);
+  const size = { width, height: edge.bottom + 26, viewBox: `0 0 ${width} ${edge.bottom + 26}` };
+  const svg = shape("svg", { ...size, role: "img", "aria-label": chart.name, class: "chart", tabindex: 0 });
+  for (const tick of ticksOver(low, high, width < 420 ? 3 : 4).filter((value) => value >= low - padding && value <= high + padding)) {
+    const kind = chart.hasZero && Math.abs(tick) < 1e-12 ? "zero" : "rule";
+    svg.append(shape("line", { x1: at(tick), x2: at(tick), y1: edge.top, y2: edge.bottom, class: kind }));
+    svg.append(shape("text", { x: at(tick), y: edge.bottom + 14, class: "tick middle" }, written(tick, { maximumFractionDigits: 5 })));
+  }
+  chart.rows.forEach((row, place) => svg.append(...rowShapes(row, edge.top + ROW * (place + 0.42), at, edge, letters)));
+  host.append(element("div", { class: "scroller" }, svg));
+  followRows(svg, chart, edge);
+}
+
+function rowShapes({ name, figure }, y, at, edge, letters) {
+  const place = report.arms.findIndex((arm) => arm.name === name);
+  const shapes = [shape("text", { x: edge.left - 8, y, class: "tick end" }, withoutMiddle(name, letters))];
+  for (const value of Array.from(figure.per_seed).filter(isNumber)) {
+    shapes.push(shape("circle", { cx: at(value), cy: y + 9, r: 3, class: "seed" }));
+  }
+  const colour = armColour(place);
+  if (figure.ci95) {
+    const [low, high] = figure.ci95;
+    shapes.push(shape("line", { x1: at(low), x2: at(high), y1: y, y2: y, stroke: colour, "stroke-width": 3, class: "interval" }));
+  }
+  if (isNumber(figure.mean)) shapes.push(shape("circle", { cx: at(figure.mean), cy: y, r: 5.5, fill: colour, class: "mean" }));
+  return shapes;
+}
+
+function followRows(svg, chart, edge) {
+  let place = -1;
+  const show = (clientX, clientY) => {
+    const { name, figure, p } = chart.rows[place];
+    const seeds = Array.from(figure.per_seed, (value, seed) => [`seed ${report.seeds[seed]}`, chart.show(value)]);
+    const lines = [["mean", chart.show(figure.mean)], ["95 % interval", ends(figure.ci95, chart.show)], ...seeds.slice(0, MOST_SEEDS)];
+    if (p !== undefined) lines.push(["p", significant(p, 2)]);
+    showTooltip(clientX, clientY, { title: element("bdi", {}, name), lines });
+  };
+  const rowAt = (y) => Math.min(chart.rows.length - 1, Math.max(0, Math.floor((y - edge.top) / ROW)));
+  svg.addEventListener("pointermove", (event) => {
+    place = rowAt(event.clientY - svg.getBoundingClientRect().top);
+    show(event.clientX, event.clientY);
+  });
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    place = Math.min(chart.rows.length - 1, Math.max(0, place + step));
+    const box = svg.getBoundingClientRect();
+    show(box.left + edge.left, box.top + edge.top + ROW * (place + 0.5));
+  });
+  svg.addEventListener("pointerleave", hideTooltip);
+  svg.addEventListener("blur", hideTooltip);
+}
