@@ -18,8 +18,8 @@ from pathlib import Path
 from benchmarks.runs import RECIPES, Measured, train
 
 COST, RESULT = "# cost:    ", "# result:  "
-# quickstart.py measures its own, over seeds.
-MEASURED_ELSEWHERE = ("quickstart",)
+# quickstart.py, decode.py and `moecli compare-dense` measure these.
+MEASURED_ELSEWHERE = ("quickstart", "decode", "compare-quick")
 
 
 def trainable() -> list[str]:

@@ -36,7 +36,7 @@ def header(name: str) -> str:
 def test_the_recipes_are_those_of_the_folder():
     folder = Path(__file__).parent.parent / "recipes"
     assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(RECIPES)
-    assert set(RECIPES) == {"quickstart", "synthetic"} | METHODS | set(SHAPES)
+    assert set(RECIPES) == {"quickstart", "synthetic", "compare-quick", "decode"} | METHODS | set(SHAPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -32,6 +32,7 @@ THIRD_PARTIES = {
     "yaml": ("recipe",),
     "transformers": ("convert", "analysis"),
     "safetensors": ("model", "convert"),
+    "scipy": ("analysis",),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc"}
 

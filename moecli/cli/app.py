@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 
 import moecli
+from moecli.cli import compare_dense as compare_dense_file
 from moecli.cli import console
 from moecli.cli import eval as eval_file
+from moecli.cli import generate as generate_file
 from moecli.cli import route_stats as route_stats_file
 from moecli.cli import train as train_file
 from moecli.cli.recipes import recipes_app
@@ -34,6 +36,8 @@ app = typer.Typer(
 app.command("train", epilog=train_file.EPILOG)(train_file.train_command)
 app.command("eval", epilog=eval_file.EPILOG)(eval_file.eval_command)
 app.command("route-stats", epilog=route_stats_file.EPILOG)(route_stats_file.route_stats_command)
+app.command("compare-dense", epilog=compare_dense_file.EPILOG)(compare_dense_file.compare_dense_command)
+app.command("generate", epilog=generate_file.EPILOG)(generate_file.generate_command)
 app.add_typer(recipes_app, name="recipes")
 
 

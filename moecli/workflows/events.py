@@ -59,5 +59,28 @@ class CheckpointSaved:
     path: Path
 
 
-Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved
+@dataclass(frozen=True, slots=True)
+class RunBegun:
+    """One run of a comparison begins, or goes on."""
+
+    arm: str
+    seed: int
+    number: int
+    """Counted from 1 over all runs of the comparison, those that were done before included."""
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """How far a whole comparison is."""
+
+    done: float
+    """Training FLOPs."""
+    total: float
+    """Training FLOPs; an estimate until the length of every arm is known."""
+    seconds_left: float | None
+    """None until there is something to judge by."""
+
+
+Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved | RunBegun | WorkDone
 Listener = Callable[[Event], None]

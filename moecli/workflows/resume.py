@@ -6,6 +6,7 @@ Knows recipe.yaml and environment.json of a run. Must not change them.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from moecli.data.prepare import PreparedData
@@ -17,17 +18,23 @@ from moecli.workflows.run_dir import RunDir
 MAY_DIFFER = ("training.steps",)
 
 
-def check_same_recipe(run: RunDir, recipe: Recipe) -> None:
-    """Raises RecipeError with the differences if this run was begun with another recipe."""
+def check_same_recipe(run: RunDir, recipe: Recipe, *, may_differ: Collection[str] = MAY_DIFFER, next_step: str = "") -> None:
+    """Raises RecipeError with the differences if this run was begun with another recipe.
+
+    Args:
+        run: has a recipe.yaml.
+        recipe: what is at hand.
+        may_differ: the keys that don't count.
+        next_step: the advice of the message, where it is not that of `moecli train --resume`.
+    """
     before = _flat(load_recipe(run.recipe).recipe.model_dump())
     now = _flat(recipe.model_dump())
-    changed = [key for key in sorted(before.keys() | now.keys()) if key not in MAY_DIFFER and before.get(key) != now.get(key)]
+    changed = [key for key in sorted(before.keys() | now.keys()) if key not in may_differ and before.get(key) != now.get(key)]
     if changed:
         lines = [f"  {key}: {before.get(key, 'absent')!r} in the run, {now.get(key, 'absent')!r} now" for key in changed]
+        resume = f"resume with {run.recipe}, or give another --out and leave --resume out; only {', '.join(MAY_DIFFER)} may differ"
         raise RecipeError(
-            "\n".join(["the run was begun with another recipe:", *lines]),
-            where=str(run.recipe),
-            next_step=f"resume with {run.recipe}, or give another --out and leave --resume out; only {', '.join(MAY_DIFFER)} may differ",
+            "\n".join(["the run was begun with another recipe:", *lines]), where=str(run.recipe), next_step=next_step or resume
         )
 
 

@@ -5,6 +5,7 @@ Knows every file name of a run. Must not know what is in the files.
     recipe.yaml  tokenizer.json  environment.json  metrics.jsonl
     checkpoints/step-N/  checkpoints/latest -> step-N
     routing/load.json  routing/heatmap.png      by train
+    result.json                                 by train, last of all: it is there where a training is finished
     route-stats/  route-stats-step-N/           by route-stats
 """
 
@@ -59,6 +60,10 @@ class RunDir:
     @property
     def routing(self) -> Path:
         return self.path / "routing"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step}"
@@ -194,9 +199,10 @@ def write_atomically(path: Path, text: str) -> None:
         write_text_whole(path, text)
 
 
-def remove_later_checkpoints(run: RunDir, step: int) -> None:
-    """Removes the checkpoints of steps after this one: a training that goes on from here will make its own."""
-    with writing(run.checkpoints):
+def remove_what_came_after(run: RunDir, step: int) -> None:
+    """Removes the checkpoints of steps after this one, and the result: a training that goes on from here will make its own."""
+    with writing(run.path):
+        run.result.unlink(missing_ok=True)
         for path in run.checkpoints.glob("step-*"):
             if path.name.removeprefix("step-").isdigit() and int(path.name.removeprefix("step-")) > step:
                 shutil.rmtree(path)

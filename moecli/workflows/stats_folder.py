@@ -1,4 +1,4 @@
-"""Where a report on routing goes, and how it gets there whole.
+"""Where a report goes, and how it gets there whole.
 
 Knows run folders and the names of reports. Must not know what is in them.
 """
@@ -12,11 +12,12 @@ from typing import Any
 
 from moecli.analysis.hf_model import is_huggingface_folder
 from moecli.errors import RunError
-from moecli.reports import write_comparison, write_reports
+from moecli.reports import write_comparison, write_dense_comparison, write_reports
 from moecli.workflows.run_dir import OUTPUTS, atomic_folder, find_checkpoint
 
 STATS_FILE = "route-stats.json"
 COMPARISON_FILE = "comparison.json"
+DENSE_COMPARISON_FILE = "compare-dense.json"
 OTHER_OUT = "give another --out"
 
 
@@ -38,6 +39,11 @@ def comparison_target(out: Path | None) -> Path:
     return _checked(out or OUTPUTS / "comparison", COMPARISON_FILE)
 
 
+def dense_comparison_target(folder: Path) -> Path:
+    """report/ in the folder of a comparison with dense models. Raises RunError where it can't be put without harm."""
+    return _checked(folder / "report", DENSE_COMPARISON_FILE)
+
+
 def write_stats(report: dict[str, Any], target: Path) -> list[Path]:
     """The report as JSON, CSV, pictures and a page. A report that was there before makes way."""
     with atomic_folder(target) as folder:
@@ -51,6 +57,14 @@ def write_comparison_files(comparison: dict[str, Any], target: Path) -> list[Pat
     with atomic_folder(target) as folder:
         names = [COMPARISON_FILE, *write_comparison(comparison, folder)]
         _write_json(comparison | {"files": names}, folder / COMPARISON_FILE)
+    return [target / name for name in names]
+
+
+def write_dense_comparison_files(content: dict[str, Any], target: Path) -> list[Path]:
+    """The same for an MoE beside its dense twins."""
+    with atomic_folder(target) as folder:
+        names = [DENSE_COMPARISON_FILE, *write_dense_comparison(content, folder)]
+        _write_json(content | {"files": names}, folder / DENSE_COMPARISON_FILE)
     return [target / name for name in names]
 
 

@@ -36,6 +36,7 @@ from moecli.workflows.batches import model_vocab_size, training_batches
 from moecli.workflows.environment import describe_environment
 from moecli.workflows.evaluate_split import evaluate_split
 from moecli.workflows.events import CheckpointSaved, Listener, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.plain_json import finite
 from moecli.workflows.plan import TrainingPlan, plan_training
 from moecli.workflows.resume import check_same_data, check_same_recipe
 from moecli.workflows.run_dir import (
@@ -45,7 +46,7 @@ from moecli.workflows.run_dir import (
     find_run,
     new_run_path,
     point_latest,
-    remove_later_checkpoints,
+    remove_what_came_after,
     write_atomically,
     writing,
 )
@@ -117,7 +118,7 @@ def train(
         plan = plan_training(recipe, data.tokenizer.vocab_size)
         check_memory(plan.memory.total, device)
         trainer, first_step = _build_trainer(recipe, data, device, resumed)
-        remove_later_checkpoints(run, first_step)
+        remove_what_came_after(run, first_step)
         _describe(run, recipe, data, device)
         job = _Job(recipe, run, data, trainer, MetricLog(run.metrics, first_step), listener, should_stop)
         listener(TrainingStarted(run.path, device.type, plan.cost, first_step, recipe.training.steps, len(data.train.ids)))
@@ -127,7 +128,7 @@ def train(
         evaluation, load, files = job.finish()
     tokens_per_step = recipe.training.batch_size * recipe.data.seq_len
     trained_steps = recipe.training.steps - first_step
-    return TrainResult(
+    result = TrainResult(
         run_dir=run.path,
         checkpoint=run.latest.resolve(),
         steps=recipe.training.steps,
@@ -140,6 +141,8 @@ def train(
         files=files,
         recipe=recipe,
     )
+    write_atomically(run.result, json.dumps(finite(result.to_json()), indent=2, allow_nan=False) + "\n")
+    return result
 
 
 def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, resumed: RunDir | None) -> tuple[Trainer, int]:

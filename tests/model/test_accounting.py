@@ -82,6 +82,36 @@ def test_published_models_to_the_last_parameter(name):
     cost = model_cost(config, vocab_size, seq_len=1)
     assert (cost.params_total, cost.params_active) == (total, active)
     assert cost.params_active_without_embedding == active - vocab_size * config.d_model
+    assert cost.params_active_without_embedding_and_head == active - 2 * vocab_size * config.d_model
+
+
+# Factors of the matrix products of one token: in a layer queries and output, keys and values, what routes, the active experts; the head.
+# Attention over a square of S adds 2 products of 2 * S * (query width) FLOPs in each layer.
+FACTORS = {
+    "Mixtral-8x7B": (
+        32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 4096 * 8 + 2 * 3 * 4096 * 14336) + 4096 * 32000, 32 * 4096,
+    ),
+    "OLMoE-1B-7B": (
+        16 * (2 * 2048 * 2048 + 2 * 2048 * 2048 + 2048 * 64 + 8 * 3 * 2048 * 1024) + 2048 * 50304, 16 * 2048,
+    ),
+    "Qwen3-30B-A3B": (
+        48 * (2 * 2048 * 4096 + 2 * 2048 * 512 + 2048 * 128 + 8 * 3 * 2048 * 768) + 2048 * 151936, 48 * 4096,
+    ),
+    # A router of 60, the gate of the shared expert, 4 experts, and the shared one.
+    "Qwen1.5-MoE-A2.7B": (
+        24 * (2 * 2048 * 2048 + 2 * 2048 * 2048 + 2048 * 60 + 2048 + 4 * 3 * 2048 * 1408 + 3 * 2048 * 5632) + 2048 * 151936, 24 * 2048,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("seq_len", [1, 4096])
+def test_published_models_to_the_last_flop(name, seq_len):
+    config, vocab_size, _, _ = PUBLISHED[name]
+    factors, query_width = FACTORS[name]
+    cost = model_cost(config, vocab_size, seq_len)
+    assert cost.forward_flops_per_token == 2 * factors + 2 * 2 * seq_len * query_width
+    assert cost.train_flops_per_token == 3 * cost.forward_flops_per_token
 
 
 @pytest.mark.parametrize("ffn", FFNS)

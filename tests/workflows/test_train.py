@@ -59,6 +59,7 @@ def test_a_run_folder_holds_what_the_map_says(tiny_recipe):
         "checkpoints", "checkpoints/latest",
         *(f"checkpoints/step-{step}" for step in (4, 6)), *(f"checkpoints/step-{step}/{name}" for step in (4, 6) for name in step_files),
         "environment.json", "metrics.jsonl", "recipe.yaml", "tokenizer.json", "routing", "routing/heatmap.png", "routing/load.json",
+        "result.json",
     ])  # fmt: skip
     assert Path("run/checkpoints/latest").readlink() == Path("step-6")
     assert [event.path.name for event in events if isinstance(event, CheckpointSaved)] == ["step-4", "step-6"]
@@ -70,6 +71,7 @@ def test_a_run_folder_holds_what_the_map_says(tiny_recipe):
                 "params_total", "params_active", "flops_per_token"):  # fmt: skip
         assert content[key] is not None, key
     assert content["tokens"] == 6 * 4 * 16
+    assert json.loads(Path("run/result.json").read_text()) == content
     assert losses("run")[-1] == (6, None, content["val_loss"])
     environment = json.loads(Path("run/environment.json").read_text())
     assert environment["seed"] == 0 and environment["packages"]["torch"] == torch.__version__
@@ -194,6 +196,18 @@ def test_resuming_a_finished_run_trains_nothing_and_says_the_same(tiny_recipe):
     assert again.validation == first.validation
     assert Path("run/metrics.jsonl").read_text() == lines
     assert again.tokens_per_s is None
+    assert json.loads(Path("run/result.json").read_text()) == json.loads(json.dumps(again.to_json()))
+
+
+def test_a_result_is_there_only_while_the_training_is_finished(tiny_recipe):
+    with pytest.raises(Interrupted):
+        train_tiny(tiny_recipe, "run", **stop_after(3))
+    assert not Path("run/result.json").exists()
+    train_tiny(tiny_recipe, "run", resume=True)
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 6
+    with pytest.raises(Interrupted):
+        train_tiny(tiny_recipe, "run", ("training.steps=9",), resume=True, **stop_after(1))
+    assert not Path("run/result.json").exists()
 
 
 def test_resuming_can_extend(tiny_recipe):
@@ -310,7 +324,7 @@ def test_eval_on_other_text_and_on_the_train_split(tiny_recipe):
     assert train_split.evaluation.tokens > validation.evaluation.tokens
     assert validation.to_json().keys() == {
         "checkpoint", "corpus", "split", "tokens", "bytes", "loss", "perplexity", "bits_per_byte", "objective", "leaks_future",
-        "mixes_rows",
+        "mixes_rows", "unknown_fraction",
     }  # fmt: skip
 
 

@@ -1,0 +1,74 @@
+"""What a reader of a comparison has to know before the figures: what leaks, and what is not the same for all arms.
+
+Knows the arms. Must not know their results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from moecli.recipe.leak_notes import leak_notes
+from moecli.workflows.compare_arms import Arm
+
+Measure = Literal["loss", "bits_per_byte"]
+
+
+def measure_of(arms: Sequence[Arm]) -> Measure:
+    """Nats per token compare models of the same tokens; else there are bits per byte."""
+    return "loss" if all(arm.data.fingerprint == arms[0].data.fingerprint for arm in arms) else "bits_per_byte"
+
+
+def unit_of(arms: Sequence[Arm]) -> str:
+    """The unit of the figure by which the arms are compared."""
+    if measure_of(arms) == "bits_per_byte":
+        return "bits/byte"
+    return "nats/masked token" if arms[0].recipe.objective == "masked-lm" else "nats/token"
+
+
+def comparison_notes(arms: Sequence[Arm], seeds: Sequence[int]) -> list[str]:
+    """Leaks first, then what is compared how, then budgets, then seeds."""
+    base, others = arms[0], arms[1:]
+    notes = [f"{arm.name}: {note}" for arm in arms for note in leak_notes(arm.recipe)]
+    notes += [_data_note(base, arm) for arm in others if arm.data.fingerprint != base.data.fingerprint]
+    notes += [note for arm in others for note in _budget_notes(base, arm)]
+    if len(seeds) == 1:
+        notes.append("one seed: no interval and no test, so no difference is told apart from chance")
+    return notes
+
+
+def _data_note(base: Arm, arm: Arm) -> str:
+    """Both have their text from recipes; where the sections that choose it are the same, it is the tokenizer that differs."""
+    if _text_settings(base) == _text_settings(arm):
+        return (
+            f"{arm.name} cuts the text into other tokens than {base.name}: nats per token can't be compared, "
+            "so the arms are compared by bits per byte of the same text"
+        )
+    return (
+        f"{arm.name} is trained and judged on other text than {base.name}: nats per token can't be compared, "
+        "so the arms are compared by bits per byte, each of its own text, and a difference may come from the text"
+    )
+
+
+def _text_settings(arm: Arm) -> tuple[object, ...]:
+    data = arm.recipe.data
+    return data.corpus, data.validation_fraction, data.validation_max_bytes
+
+
+def _budget_notes(base: Arm, arm: Arm) -> list[str]:
+    if arm.match == "time":
+        length = "" if arm.tokens is None else f": {arm.tokens:,} tokens, {base.name} {base.tokens:,}"
+        return [f"{arm.name} is trained for the same seconds as {base.name}, not for the same tokens{length}"]
+    notes = []
+    if arm.tokens != base.tokens:
+        notes.append(f"{arm.name} is trained on {arm.tokens:,} tokens, {base.name} on {base.tokens:,}")
+    if arm.recipe.data.seq_len != base.recipe.data.seq_len:
+        lengths = f"{arm.recipe.data.seq_len:,} tokens, {base.name} {base.recipe.data.seq_len:,}"
+        notes.append(f"{arm.name} is trained and judged on sequences of {lengths}: the longer ones have more to predict from")
+    elif arm.tokens_per_step != base.tokens_per_step:
+        sizes = f"{arm.recipe.training.batch_size:,} sequences at a step, {base.name} on {base.recipe.training.batch_size:,}"
+        notes.append(f"{arm.name} is trained on {sizes}")
+    if arm.recipe.training.device != base.recipe.training.device:
+        devices = f"{arm.recipe.training.device}, {base.name} on {base.recipe.training.device}"
+        notes.append(f"{arm.name} is trained on device {devices}: their seconds can't be compared")
+    return notes

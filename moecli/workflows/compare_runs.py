@@ -1,0 +1,147 @@
+"""The run folders of a comparison: what of them is there already, how one is trained, and what a finished one tells.
+
+Knows run folders. Must not know what the runs are compared for.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from moecli.data.prepare import PreparedData
+from moecli.errors import RunError
+from moecli.recipe.schema import Recipe
+from moecli.training.metric_log import read_metrics
+from moecli.workflows.events import Listener
+from moecli.workflows.resume import check_same_data, check_same_recipe
+from moecli.workflows.run_dir import RunDir, is_run_without_checkpoint, writing
+from moecli.workflows.train import train
+
+RunState = Literal["to begin", "to go on", "finished"]
+
+# What a training has made of its folder when it is killed before its first checkpoint.
+EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints")
+OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
+
+
+def run_state(run: RunDir, recipe: Recipe, data: PreparedData) -> RunState:
+    """How far the training of this recipe is. What is not a run of it is never touched.
+
+    Raises:
+        MoecliError: something else is in its place: files, or a run of another recipe or text.
+    """
+    if not run.path.exists():
+        return "to begin"
+    if not run.latest.exists():
+        _check_is_early(run)
+        return "to begin"
+    check_same_recipe(run, recipe, may_differ=(), next_step=OTHER_PLACE)
+    check_same_data(run, data, next_step=f"bring the old text (for stdlib, the Python version) back, or {OTHER_PLACE}")
+    result = _read_result(run)
+    return "finished" if result is not None and result["steps"] == recipe.training.steps else "to go on"
+
+
+def bring_to_end(run: RunDir, recipe: Recipe, data: PreparedData, listener: Listener, should_stop: Callable[[], bool]) -> None:
+    """Trains what is missing: nothing, the rest, or all. A run that was killed before its first checkpoint is begun again."""
+    state = run_state(run, recipe, data)
+    if state == "finished":
+        return
+    if state == "to begin" and run.path.exists():
+        with writing(run.path):
+            shutil.rmtree(run.path)
+    train(recipe, out=run.path, resume=state == "to go on", listener=listener, should_stop=should_stop)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """What a training has come to, and its way there."""
+
+    run: RunDir
+    val_loss: float
+    """Nats per token, at the end."""
+    bits_per_byte: float | None
+    load: dict[str, float] | None
+    """Over the validation text: means over layers, dead experts their sum; None where nothing routes."""
+    seconds: float
+    """Of all steps, without validating and saving, the parts before and after an interruption added up."""
+    validated_steps: tuple[int, ...]
+    """Steps done at each validation, the last one included."""
+    val_losses: tuple[float, ...]
+    validated_seconds: tuple[float, ...]
+    """Of the steps until each validation."""
+
+    @property
+    def steps(self) -> int:
+        return self.validated_steps[-1]
+
+
+def read_finished(run: RunDir) -> FinishedRun:
+    """Reads a run whose state is "finished".
+
+    Raises:
+        RunError: its metrics are damaged.
+    """
+    result = _read_result(run)
+    assert result is not None
+    lines = read_metrics(run.metrics)
+    try:
+        logged = [(line["step"], line["tokens"], line["tokens_per_s"]) for line in lines if "tokens_per_s" in line]
+        validated = {line["step"]: float(line["val_loss"]) for line in lines if "val_loss" in line}
+        steps, seconds = _seconds_by_step(logged)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise RunError(f"damaged: {error!r}", where=str(run.metrics), next_step=OTHER_PLACE) from error
+    if not validated or not logged or max(validated) != result["steps"] or steps[-1] != result["steps"]:
+        raise RunError("does not reach the end of the training", where=str(run.metrics), next_step=OTHER_PLACE)
+    mean = result["load"]["mean"]
+    return FinishedRun(
+        run=run,
+        val_loss=result["val_loss"],
+        bits_per_byte=result["bits_per_byte"],
+        load={key: mean[key] for key in ("cv_load", "max_violation", "dead_experts", "dropped_fraction")} if mean else None,
+        seconds=seconds[-1],
+        validated_steps=tuple(sorted(validated)),
+        val_losses=tuple(validated[step] for step in sorted(validated)),
+        validated_seconds=tuple(np.interp(sorted(validated), steps, seconds).tolist()),
+    )
+
+
+def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int], list[float]]:
+    """Steps that were logged, 0 before them, and the seconds that training had taken by each."""
+    steps, seconds, tokens_before = [0], [0.0], 0
+    for step, tokens, tokens_per_s in logged:
+        steps.append(step)
+        seconds.append(seconds[-1] + (tokens - tokens_before) / tokens_per_s)
+        tokens_before = tokens
+    return steps, seconds
+
+
+def _read_result(run: RunDir) -> dict[str, Any] | None:
+    """None where there is none, or not a whole one: then the end of the training is done again."""
+    try:
+        result = json.loads(run.result.read_text(encoding="utf-8"))
+        is_whole = isinstance(result["steps"], int) and isinstance(result["val_loss"], float) and isinstance(result["load"]["mean"], dict)
+        return result if is_whole and "bits_per_byte" in result else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_is_early(run: RunDir) -> None:
+    """Raises RunError where the folder holds anything that a training killed before its first checkpoint does not leave."""
+    if not run.path.is_dir():
+        raise RunError("is no folder, so no run can be put there", where=str(run.path), next_step=OTHER_PLACE)
+    names = sorted(path.name for path in run.path.iterdir())
+    foreign = [name for name in names if name not in EARLY_FILES and not name.startswith(tuple(f".{early}-" for early in EARLY_FILES))]
+    if foreign or (names and not is_run_without_checkpoint(run.path)):
+        what = f"{(foreign or names)[0]} is here, which is not of a run that could go on, and would be lost"
+        raise RunError(what, where=str(run.path), next_step=OTHER_PLACE)
+
+
+def as_run_dir(folder: Path, arm: str, seed: int) -> RunDir:
+    """Where in a comparison's folder the run of an arm and a seed lies."""
+    return RunDir(folder / "runs" / arm / f"seed-{seed}")

@@ -1,0 +1,74 @@
+"""What a finished run tells: seconds across an interruption, by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moecli.errors import RunError
+from moecli.workflows.compare_runs import as_run_dir, read_finished
+from moecli.workflows.run_dir import RunDir
+
+MEAN = {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0, "entropy": 1.3}
+RESULT = {"steps": 8, "val_loss": 2.0, "bits_per_byte": 1.5, "load": {"layers": [{}], "mean": MEAN}}
+# 100 tokens a step. Logged every 3 steps and at the end; interrupted after step 4, so that the line of step 6 has the speed of 5 and 6.
+LINES = [
+    {"step": 2, "val_loss": 5.0},
+    {"step": 3, "tokens": 300, "loss": 5.0, "tokens_per_s": 100.0},  # 3 s
+    {"step": 4, "val_loss": 4.0},
+    {"step": 6, "tokens": 600, "loss": 4.0, "tokens_per_s": 150.0},  # 2 s
+    {"step": 6, "val_loss": 3.0},
+    {"step": 8, "tokens": 800, "loss": 3.0, "tokens_per_s": 50.0},  # 4 s
+    {"step": 8, "val_loss": 2.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunDir:
+    run = as_run_dir(tmp_path, "moe", 3)
+    run.path.mkdir(parents=True)
+    write(run, RESULT, LINES)
+    return run
+
+
+def write(run: RunDir, result: dict, lines: list[dict]) -> None:
+    run.result.write_text(json.dumps(result))
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_place(run, tmp_path):
+    assert run.path == tmp_path / Path("runs/moe/seed-3")
+
+
+def test_a_finished_run_by_hand(run):
+    finished = read_finished(run)
+    assert (finished.val_loss, finished.bits_per_byte, finished.steps) == (2.0, 1.5, 8)
+    assert finished.validated_steps == (2, 4, 6, 8) and finished.val_losses == (5.0, 4.0, 3.0, 2.0)
+    # 2 of the first 3 steps: 2 s; 3 s and a third of the next 2 s; 5 s; 9 s.
+    assert finished.validated_seconds == pytest.approx((2.0, 3 + 2 / 3, 5.0, 9.0))
+    assert finished.seconds == pytest.approx(9.0)
+    assert finished.load == {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0}
+
+
+def test_a_run_without_routing_has_no_load(run):
+    write(run, RESULT | {"load": {"layers": [], "mean": {}}}, LINES)
+    assert read_finished(run).load is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (LINES[:-1], "does not reach the end"),
+        (LINES[:3], "does not reach the end"),
+        (LINES[:5] + LINES[6:], "does not reach the end"),
+        ([], "does not reach the end"),
+        ([*LINES[:-1], {"step": 8, "val_loss": None}], "damaged"),
+        ([*LINES, {"step": 8, "tokens": 800, "tokens_per_s": 0.0}], "damaged"),
+    ],
+)
+def test_metrics_that_do_not_tell_the_whole_training(run, lines, message):
+    write(run, RESULT, lines)
+    with pytest.raises(RunError, match=rf"metrics\.jsonl: {message}"):
+        read_finished(run)
