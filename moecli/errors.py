@@ -48,6 +48,10 @@ class RunError(MoecliError):
     """A run folder or a checkpoint is not what it has to be."""
 
 
+class ConvertError(MoecliError):
+    """A checkpoint can't be converted: it is damaged, holds what the other side can't represent, or did not come out the same."""
+
+
 class MachineError(MoecliError):
     """The machine refused: disk full or read-only, too little memory, no such device."""
 

@@ -38,7 +38,7 @@ def load_model(folder: Path) -> GPT:
     Raises:
         RunError: a file is missing, damaged, or doesn't fit the other.
     """
-    config, vocab_size = _read_config(folder / CONFIG_FILE)
+    config, vocab_size = read_config(folder / CONFIG_FILE)
     weights = read_tensors(folder / WEIGHTS_FILE)
     with torch.device("meta"):
         model = GPT(config, vocab_size)
@@ -78,7 +78,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise RunError(f"damaged: {error}", where=str(path), next_step=OTHER_CHECKPOINT) from error
 
 
-def _read_config(path: Path) -> tuple[GPTConfig, int]:
+def read_config(path: Path) -> tuple[GPTConfig, int]:
+    """The shape and the size of the vocabulary that a config.json of moecli holds.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return GPTConfig.model_validate(content["model"]), int(content["vocab_size"])

@@ -32,6 +32,10 @@ class DenseMoEConfig(FeedForwardConfig):
     def learns_routing(self) -> bool:
         return True
 
+    @property
+    def mixes_by_weights(self) -> bool:
+        return True
+
     def with_default_widths(self, d_model: int) -> DenseMoEConfig:
         return self.model_copy(update={"d_expert": self.d_expert or 4 * d_model})
 

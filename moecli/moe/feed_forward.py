@@ -15,6 +15,7 @@ from moecli.errors import FieldProblem
 from moecli.moe.activations import ACTIVATIONS, ActivationName
 from moecli.moe.causality import Leak
 from moecli.moe.routing import RoutingRecord, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class FeedForwardConfig(KindConfig):
@@ -42,6 +43,16 @@ class FeedForwardConfig(KindConfig):
     def learns_routing(self) -> bool:
         """Whether the records carry a gradient, so that a balance loss can teach something."""
         return False
+
+    @property
+    def mixes_by_weights(self) -> bool:
+        """Whether there are weights that decide how tokens and experts find each other: of a router, a gate, soft mixing."""
+        return False
+
+    @property
+    def weight_sum(self) -> WeightSum:
+        """What the weights of a token's experts add up to, before drops."""
+        return WeightSum(1.0)
 
     def problems_with_batches(self, sizes: dict[str, int], seq_len: int) -> list[FieldProblem]:
         """The rules between this config and what goes through the model at once that are broken.

@@ -41,6 +41,10 @@ class SoftMoEConfig(FeedForwardConfig):
     group_size: PositiveInt | None = None
     """With mixing: batch, how many sequences are mixed; each expert works on one mixture of a group. Default: num_experts."""
 
+    @property
+    def mixes_by_weights(self) -> bool:
+        return True
+
     def with_default_widths(self, d_model: int) -> SoftMoEConfig:
         sizes = {"slots_per_expert": self.slots_per_expert or 1} if self.mixing == "sequence" else {"group_size": self._group_size}
         return self.model_copy(update={"d_expert": self.d_expert or 4 * d_model} | sizes)

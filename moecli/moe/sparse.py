@@ -21,6 +21,7 @@ from moecli.moe.feed_forward import MLP, FeedForward, FeedForwardConfig, MLPConf
 from moecli.moe.routers import ROUTERS, RouterConfig, TopKConfig
 from moecli.moe.routers.base import TokenChoiceConfig
 from moecli.moe.routing import Routing, RoutingRecord, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class SparseMoEConfig(FeedForwardConfig):
@@ -53,6 +54,14 @@ class SparseMoEConfig(FeedForwardConfig):
     @property
     def learns_routing(self) -> bool:
         return self.router.learns
+
+    @property
+    def mixes_by_weights(self) -> bool:
+        return self.router.learns or self.shared_gate
+
+    @property
+    def weight_sum(self) -> WeightSum:
+        return self.router.weight_sum(self.num_experts)
 
     def with_default_widths(self, d_model: int) -> SparseMoEConfig:
         d_expert = self.d_expert or 4 * d_model

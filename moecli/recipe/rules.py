@@ -46,6 +46,18 @@ def balance_problems(ffn: FeedForwardConfig, training: TrainingConfig) -> list[F
     return problems
 
 
+def freeze_problems(ffn: FeedForwardConfig, training: TrainingConfig) -> list[FieldProblem]:
+    """Parts to freeze that the feed-forward block does not have."""
+    source = f"{FFN}.router" if "router" in type(ffn).model_fields else f"{FFN}.kind"
+    problems = []
+    if "experts" in training.freeze and "num_experts" not in type(ffn).model_fields:
+        problems.append(FieldProblem("training.freeze", "there are no experts to freeze", allowed="[]", involves=(f"{FFN}.kind",)))
+    if {"router", "all-but-router"} & set(training.freeze) and not ffn.mixes_by_weights:
+        what = "there is no router with weights of its own"
+        problems.append(FieldProblem("training.freeze", what, allowed="experts, where there are any, or []", involves=(source,)))
+    return problems
+
+
 def batch_problems(ffn: FeedForwardConfig, training: TrainingConfig, evaluation_batch_size: int, seq_len: int) -> list[FieldProblem]:
     """Numbers of sequences or tokens that the feed-forward block can't work with, in training and in evaluation."""
     accumulates = training.gradient_accumulation > 1

@@ -13,7 +13,7 @@ from moecli.data.config import DataConfig
 from moecli.errors import FieldProblem
 from moecli.evaluation.evaluate import EvaluationConfig
 from moecli.model.config import GPTConfig
-from moecli.recipe.rules import balance_problems, batch_problems, leak_problems
+from moecli.recipe.rules import balance_problems, batch_problems, freeze_problems, leak_problems
 from moecli.training.config import TrainingConfig
 
 
@@ -52,7 +52,7 @@ class Recipe(Config):
         problems = [*self._name_problems(), *self._objective_problems()]
         if self.objective == "causal-lm":
             problems += leak_problems(self.model.ffn, allow_future_leak=self.allow_future_leak)
-        problems += balance_problems(self.model.ffn, self.training)
+        problems += balance_problems(self.model.ffn, self.training) + freeze_problems(self.model.ffn, self.training)
         return problems + batch_problems(self.model.ffn, self.training, self.evaluation.batch_size, self.data.seq_len)
 
     def _name_problems(self) -> list[FieldProblem]:

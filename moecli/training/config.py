@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Interval
+from pydantic import Field
 
 from moecli.config import Config, Fraction, NonNegativeFloat, NonNegativeInt, OneOf, PositiveFloat, PositiveInt
 from moecli.errors import FieldProblem
@@ -15,6 +16,8 @@ from moecli.model.device import DeviceName, Precision
 from moecli.moe.balance_sums import Counts
 from moecli.moe.balancing import BiasUpdateConfig
 from moecli.training.schedule import SCHEDULES, CosineConfig, ScheduleConfig
+
+Freezable = Literal["experts", "router", "all-but-router"]
 
 
 class AdamWConfig(Config):
@@ -69,6 +72,8 @@ class TrainingConfig(Config):
     """Loss-free balancing after each step, for routers with a selection_bias; null leaves the bias alone."""
     z_loss: NonNegativeFloat = 0.001
     """Weight of the router z-loss (ST-MoE), averaged over MoE layers."""
+    freeze: list[Freezable] = Field(default_factory=list)
+    """Parts that keep their weights: experts (shared ones too), router (with gates, soft mixing and selection bias), or all but that."""
     mask_rate: Annotated[float, Interval(gt=0, lt=1)] = 0.15
     """Share of each sequence's tokens that is predicted, at least one token; for objective masked-lm."""
     precision: Precision = "float32"
@@ -89,6 +94,8 @@ class TrainingConfig(Config):
 
     def problems(self) -> list[FieldProblem]:
         problems = []
+        if {"router", "all-but-router"} <= set(self.freeze):
+            problems.append(FieldProblem("freeze", "leaves nothing to train", allowed="router or all-but-router, not both"))
         if self.batch_size % self.gradient_accumulation:
             what = f"does not divide batch_size ({self.batch_size})"
             problems.append(FieldProblem("gradient_accumulation", what, allowed="a divisor of batch_size", involves=("batch_size",)))

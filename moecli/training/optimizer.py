@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from moecli.training.config import AdamWConfig
+from moecli.training.freezing import is_of_router
 
 FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
-ROUTER_PARTS = ("router", "gate_weight", "shared_gate", "mixer")
 
 
 def build_adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.AdamW:
-    """An optimizer with two groups: parameters that decay, and norms, biases and (by default) routers, which don't."""
+    """An optimizer with two groups: parameters that decay, and norms, biases and (by default) routers, which don't. None that is frozen."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_router = any(part in ROUTER_PARTS for part in name.split("."))
-        decays = parameter.ndim >= 2 and (config.decay_router or not is_router)
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim >= 2 and (config.decay_router or not is_of_router(name))
         (decayed if decays else kept).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": kept, "weight_decay": 0.0}]
     fused = all(parameter.device.type in FUSED_DEVICES for parameter in model.parameters())

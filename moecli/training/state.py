@@ -24,10 +24,16 @@ def save_state(trainer: Trainer, step: int, folder: Path) -> None:
     """Writes both files into an existing folder. Raises OSError where the disk refuses."""
     tensors = _random_states(trainer.device)
     for name, parameter in trainer.model.named_parameters():
-        for key, value in trainer.optimizer.state[parameter].items():
+        for key, value in trainer.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     write_tensors(tensors, folder / TENSORS_FILE)
     (folder / STATE_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+
+
+def save_first_state(seed: int, folder: Path) -> None:
+    """Writes both files of a training that has not begun: no moments, and the random generator as the seed sets it."""
+    write_tensors({"random.cpu": torch.Generator().manual_seed(seed).get_state()}, folder / TENSORS_FILE)
+    (folder / STATE_FILE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
 
 
 def load_state(trainer: Trainer, folder: Path) -> int:
@@ -50,6 +56,8 @@ def load_state(trainer: Trainer, folder: Path) -> int:
 def _set_moments(trainer: Trainer, tensors: dict[str, Tensor], folder: Path) -> None:
     moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
     for name, parameter in trainer.model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         try:
             state = {key: moments[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:

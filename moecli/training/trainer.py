@@ -21,6 +21,7 @@ from moecli.moe.balancing import BiasUpdateConfig, updated_bias
 from moecli.moe.layers import FeedForward
 from moecli.moe.routing import RoutingRecord
 from moecli.training.config import TrainingConfig
+from moecli.training.freezing import freeze
 from moecli.training.objective import Losses, layer_sums, training_losses
 from moecli.training.optimizer import build_adamw
 from moecli.training.step_result import StepResult, StepSums
@@ -50,6 +51,7 @@ class Trainer:
         self.batches = batches
         self.config = config
         self.device = next(model.parameters()).device
+        freeze(model, config.freeze)
         self.optimizer = build_adamw(model, config.optimizer)
         self._forward: Callable[..., Any] = _compiled(model) if config.compile else model
 
@@ -71,8 +73,9 @@ class Trainer:
         learning_rate = self._set_learning_rate(step)
         self.optimizer.step()
         routed = {layer: ffn for layer, ffn in enumerate(self.model.feed_forwards()) if ffn.routes}
-        if self.config.bias_update is not None and sums.chosen_load_LE is not None:
-            _update_biases(routed.values(), sums.chosen_load_LE, self.config.bias_update)
+        bias_update = None if "router" in self.config.freeze else self.config.bias_update
+        if bias_update is not None and sums.chosen_load_LE is not None:
+            _update_biases(routed.values(), sums.chosen_load_LE, bias_update)
         return StepResult(step, sums, num_micro_batches, grad_norm, learning_rate, tuple(routed))
 
     @property

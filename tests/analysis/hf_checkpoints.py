@@ -36,6 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "phimoe": {"intermediate_size": 12, "num_local_experts": NUM_EXPERTS, "num_experts_per_tok": 2},
     # Read as none that routes, or not at all.
     "llama": {"intermediate_size": 24},
+    "qwen3": {"intermediate_size": 24, "head_dim": 6},
     "jetmoe": {"intermediate_size": 12, "num_local_experts": NUM_EXPERTS, "kv_channels": 4},
     "llama4_text": {"intermediate_size": 12, "intermediate_size_mlp": 24, "num_local_experts": NUM_EXPERTS, "head_dim": 4},
     "longcat_flash": LATENT | {

@@ -16,6 +16,7 @@ from moecli.config import KindConfig, PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.causality import Leak
 from moecli.moe.routing import Routing, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class RouterConfig(KindConfig):
@@ -37,6 +38,10 @@ class RouterConfig(KindConfig):
     def estimates_load(self, num_experts: int) -> bool:
         """Whether training fills `Routing.smooth_load_TE`, which the load loss needs."""
         return False
+
+    def weight_sum(self, num_experts: int) -> WeightSum:
+        """What a token's weights add up to."""
+        return WeightSum(1.0)
 
     def leaks(self, num_experts: int) -> list[Leak]:
         """How this router lets a token see the future or other rows; empty where it decides for each token by itself."""

@@ -16,6 +16,7 @@ from moecli.errors import FieldProblem
 from moecli.moe.causality import Leak
 from moecli.moe.routers.base import Router, RouterConfig, float32_logits, padding_of
 from moecli.moe.routing import Routing, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class ExpertChoiceConfig(RouterConfig):
@@ -28,6 +29,9 @@ class ExpertChoiceConfig(RouterConfig):
     """Experts that a token gets on average: of the N tokens of a pool each expert takes experts_per_token * N / num_experts, rounded up."""
     pool: Literal["sequence", "batch"] = "sequence"
     """What an expert chooses among: the tokens of a sequence, which is not causal, or those at one position of all sequences."""
+
+    def weight_sum(self, num_experts: int) -> WeightSum:
+        return WeightSum(self.experts_per_token / num_experts, is_constant=self.experts_per_token == num_experts)
 
     def leaks(self, num_experts: int) -> list[Leak]:
         if self.experts_per_token == num_experts:  # every expert takes every token

@@ -15,6 +15,7 @@ from moecli.config import PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.routers.base import ScoredChoiceConfig, TokenChoiceRouter, float32_logits, normalized, token_choice
 from moecli.moe.routing import Routing, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class SigmoidTopKConfig(ScoredChoiceConfig):
@@ -35,6 +36,9 @@ class SigmoidTopKConfig(ScoredChoiceConfig):
     @property
     def has_selection_bias(self) -> bool:
         return self.selection_bias
+
+    def weight_sum(self, num_experts: int) -> WeightSum:
+        return WeightSum(self.scale) if self.normalize_weights else WeightSum(self.scale * self.top_k / 2, is_constant=False)
 
     def problems(self) -> list[FieldProblem]:
         problems = super().problems()

@@ -14,6 +14,7 @@ from moecli.config import Fraction, PositiveFloat
 from moecli.errors import FieldProblem
 from moecli.moe.routers.base import ScoredChoiceConfig, TokenChoiceRouter, float32_logits, normalized, token_choice
 from moecli.moe.routing import Routing, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 
 class TopKConfig(ScoredChoiceConfig):
@@ -30,6 +31,9 @@ class TopKConfig(ScoredChoiceConfig):
     @property
     def has_selection_bias(self) -> bool:
         return self.selection_bias
+
+    def weight_sum(self, num_experts: int) -> WeightSum:
+        return WeightSum(1.0) if self.normalize_weights else WeightSum(self.top_k / num_experts, is_constant=self.top_k == num_experts)
 
     def problems(self) -> list[FieldProblem]:
         problems = super().problems()

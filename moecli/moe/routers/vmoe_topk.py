@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from moecli.errors import FieldProblem
 from moecli.moe.routers.base import TokenChoiceConfig, TokenChoiceRouter, float32_logits, token_choice
 from moecli.moe.routing import Routing, Tokens
+from moecli.moe.weight_sum import WeightSum
 
 SMALLEST_NOISE = 1e-3
 
@@ -29,6 +30,9 @@ class VMoETopKConfig(TokenChoiceConfig):
         if not 0 < self.noise_std < SMALLEST_NOISE:
             return []
         return [FieldProblem("noise_std", "the load estimate divides by it", allowed=f"0, or {SMALLEST_NOISE} or more")]
+
+    def weight_sum(self, num_experts: int) -> WeightSum:
+        return WeightSum(self.top_k / num_experts, is_constant=self.top_k == num_experts)
 
     def estimates_load(self, num_experts: int) -> bool:
         return self.noise_std > 0

@@ -1,0 +1,40 @@
+"""`moecli convert`: a run becomes a Hugging Face folder, or one of those a run, and both are shown to compute the same.
+
+Knows which way a conversion goes. Must not know tensors.
+"""
+
+from __future__ import annotations
+
+from moecli.analysis.hf_model import is_huggingface_folder
+from moecli.convert.config_reader import read_config
+from moecli.workflows.convert_export import export_checkpoint, plan_export
+from moecli.workflows.convert_import import import_checkpoint, plan_import
+from moecli.workflows.convert_request import AUTO, MOECLI, Conversion, ConversionPlan, ConvertRequest
+from moecli.workflows.events import Listener
+
+__all__ = ["Conversion", "ConversionPlan", "ConvertRequest", "convert", "plan_conversion"]
+
+
+def convert(request: ConvertRequest, listener: Listener) -> Conversion:
+    """Converts a checkpoint into a new folder, which is absent or complete whatever happens.
+
+    Raises:
+        ConvertError: the source is damaged, the other side can't represent it, the target is taken, or the two don't compute the same.
+        RunError: the source is no checkpoint.
+        MachineError: the disk refuses, or --verify was asked for without the package transformers.
+    """
+    request.check_target()
+    return import_checkpoint(request, listener) if _is_import(request) else export_checkpoint(request, listener)
+
+
+def plan_conversion(request: ConvertRequest) -> ConversionPlan:
+    """What `convert` would write, from the headers of the files alone. Raises what `convert` does."""
+    request.check_target()
+    return plan_import(request) if _is_import(request) else plan_export(request)
+
+
+def _is_import(request: ConvertRequest) -> bool:
+    is_huggingface = is_huggingface_folder(request.source)
+    if request.to == MOECLI and not is_huggingface:
+        read_config(request.source)  # says what is wrong with it
+    return is_huggingface and request.to in (AUTO, MOECLI)

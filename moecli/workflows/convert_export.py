@@ -1,0 +1,230 @@
+"""Into a Hugging Face folder: from a run of moecli, or from a folder of another class.
+
+Knows run folders and what a folder of Hugging Face needs beside tensors. Must not know how a class names them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moecli.analysis.hf_model import is_huggingface_folder
+from moecli.convert.features import left_behind
+from moecli.convert.formats import FORMATS, Format, ModelFacts, pick_format
+from moecli.convert.hf_folder import (
+    GENERATION_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    check_own_tensors,
+    config_files,
+    load_gpt,
+    own_files,
+    tensors_of,
+    tokenizer_files,
+)
+from moecli.convert.model_card import CardFacts, model_card
+from moecli.convert.rules import Made, Read, pieces_of
+from moecli.convert.tensor_files import Shard, dtype_of, num_bytes, open_tensors, plan_shards, write_shards
+from moecli.convert.verify import Verification
+from moecli.data.tokenizer import Tokenizer
+from moecli.model.accounting import ModelCost, model_cost
+from moecli.model.checkpoint import CONFIG_FILE, load_model, read_config
+from moecli.model.config import GPTConfig
+from moecli.model.gpt import GPT
+from moecli.recipe.load import dump_recipe, load_recipe
+from moecli.recipe.schema import Recipe
+from moecli.workflows.convert_proof import proof_ids, prove
+from moecli.workflows.convert_request import NOT_VERIFIED, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
+from moecli.workflows.events import Listener, Progress, Stage
+from moecli.workflows.run_dir import RunDir, atomic_folder, find_checkpoint
+
+CARD_FILE = "README.md"
+RESULTS = {"val_loss": "loss, nats per token", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model that is open for reading."""
+
+    checkpoint: Path
+    config: GPTConfig
+    vocab_size: int
+    max_seq_len: int
+    read: Read
+    tokenizer: Tokenizer | None
+    special_ids: dict[str, Any]
+    """Of a Hugging Face folder: the ids that its config.json names for the begin and the end of a text and for padding."""
+    recipe: Recipe | None
+    """None of a Hugging Face folder."""
+    run: RunDir | None
+    model: GPT | None
+    """None where it isn't in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A source, and what is to be made of it."""
+
+    request: ConvertRequest
+    source: _Source
+    format: Format
+    shards: list[Shard]
+    cost: ModelCost
+
+    @property
+    def facts(self) -> ModelFacts:
+        source, dtype = self.source, self.request.dtype or "float32"
+        if source.run is None:
+            end, begin, padding = (source.special_ids.get(key) for key in ("eos_token_id", "bos_token_id", "pad_token_id"))
+            return ModelFacts(source.vocab_size, source.max_seq_len, end, dtype, begin, padding)
+        assert source.tokenizer is not None
+        return ModelFacts(source.vocab_size, source.max_seq_len, source.tokenizer.end_of_text_id, dtype)
+
+    @property
+    def tensors(self) -> list[tuple[Made, Shard]]:
+        return [(made, shard) for shard in self.shards for made in shard.tensors]
+
+    def text_files(self) -> dict[str, str]:
+        """All but the weights and the card, by name."""
+        source = self.source
+        files = config_files(self.format, source.config, self.facts)
+        if source.run is None:
+            return files | own_files(source.checkpoint, (*TOKENIZER_FILES, GENERATION_FILE))
+        assert source.tokenizer is not None
+        return files | tokenizer_files(source.tokenizer, source.max_seq_len)
+
+
+def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion:
+    """Writes the folder, verifies it, and only then gives it its name."""
+    wants_proof = request.wants_proof()
+    with _opened(request) as job, atomic_folder(request.target) as folder:
+        listener(Stage(f"writing {job.format.architecture}"))
+        done = 0
+        for shard in write_shards(job.shards, folder, request.torch_dtype):
+            done += len(shard.tensors)
+            listener(Progress(done, len(job.tensors), "tensors"))
+        for name, text in job.text_files().items():
+            (folder / name).write_text(text, encoding="utf-8")
+        if wants_proof:
+            listener(Stage("comparing with transformers"))
+        proof = _prove(job, folder) if wants_proof else None
+        (folder / CARD_FILE).write_text(_card(job, proof), encoding="utf-8")
+        names = sorted(path.name for path in folder.iterdir())
+    notes = left_behind(job.source.config)
+    return Conversion(
+        source=request.source,
+        target=request.target,
+        format=job.format.model_type,
+        verification=proof,
+        params_total=job.cost.params_total,
+        params_active=job.cost.params_active,
+        files=[request.target / name for name in names],
+        notes=notes if wants_proof or request.verify is False else [*notes, NOT_VERIFIED],
+    )
+
+
+def plan_export(request: ConvertRequest) -> ConversionPlan:
+    """What `export_checkpoint` would write."""
+    dtype = request.torch_dtype
+    with _opened(request) as job:
+        tensors = [
+            PlannedTensor(made.name, made.shape, str(dtype_of(made, dtype)).removeprefix("torch."), shard.file, num_bytes(made, dtype))
+            for made, shard in job.tensors
+        ]
+        index = ["model.safetensors.index.json"] if len(job.shards) > 1 else []
+        files = [*(shard.file for shard in job.shards), *index, *job.text_files(), CARD_FILE]
+        return ConversionPlan(
+            source=request.source,
+            target=request.target,
+            format=job.format.model_type,
+            tensors=tensors,
+            files=sorted(files),
+            params_total=job.cost.params_total,
+            params_active=job.cost.params_active,
+            problems={name: problems for name, fmt in FORMATS.items() if (problems := fmt.problems(job.source.config))},
+            notes=left_behind(job.source.config),
+        )
+
+
+@contextmanager
+def _opened(request: ConvertRequest) -> Iterator[_Job]:
+    """The source, and the tensors that would be written; none is read yet."""
+    opened = _huggingface(request.source) if is_huggingface_folder(request.source) else _run(request.source)
+    with opened as source:
+        fmt = pick_format(request.to, source.config, str(request.source))
+        tensors = tensors_of(fmt, source.config, source.vocab_size, source.read)
+        shards = plan_shards(tensors, request.torch_dtype, request.max_shard_bytes)
+        cost = model_cost(source.config, source.vocab_size, source.max_seq_len)
+        yield _Job(request, source, fmt, shards, cost)
+
+
+@contextmanager
+def _run(path: Path) -> Iterator[_Source]:
+    run, checkpoint = find_checkpoint(path, or_else="a Hugging Face folder")
+    recipe = load_recipe(run.recipe).recipe
+    config, vocab_size = read_config(checkpoint / CONFIG_FILE)
+    tokenizer = Tokenizer.load(run.tokenizer)
+    with open_tensors(checkpoint) as tensors:
+        check_own_tensors(tensors, config, vocab_size)
+        yield _Source(checkpoint, config, vocab_size, recipe.data.seq_len, tensors.read, tokenizer, {}, recipe, run, model=None)
+
+
+@contextmanager
+def _huggingface(folder: Path) -> Iterator[_Source]:
+    model, shape = load_gpt(folder)
+    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE) if (folder / TOKENIZER_FILE).is_file() else None
+    read = model.state_dict().__getitem__
+    yield _Source(folder, shape.config, shape.vocab_size, shape.max_seq_len, read, tokenizer, shape.content, None, None, model)
+
+
+def _prove(job: _Job, folder: Path) -> Verification:
+    source = job.source
+    model = load_model(source.checkpoint) if source.model is None else source.model
+    _round(model, job)
+    return prove(folder, model, proof_ids(source.vocab_size, source.max_seq_len, source.tokenizer))
+
+
+@torch.no_grad()
+def _round(model: GPT, job: _Job) -> None:
+    """Gives the model the numbers that were written, so that what is compared is the conversion and not the rounding."""
+    dtype = job.request.torch_dtype
+    weights = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    kept = {piece.ours for piece in pieces_of(job.format.rules_of(model.config), shapes) if piece.keeps_float32}
+    for name, tensor in weights.items():
+        if name not in kept:
+            tensor.copy_(tensor.to(dtype))
+
+
+def _card(job: _Job, proof: Verification | None) -> str:
+    source, request = job.source, job.request
+    result = {}
+    if source.run is not None and source.run.result.is_file():
+        result = json.loads(source.run.result.read_text(encoding="utf-8"))
+    dtype = f" --dtype {request.dtype}" if request.dtype else ""
+    sentence = proof and (
+        f"Verified against moecli on {proof.tokens} tokens: logits differ by {proof.max_abs_logit_diff:.2g} at most "
+        f"(the largest is {proof.largest_logit:.3g})"
+        + (f", and all {proof.choices_compared:,} choices of experts are the same." if proof.choices_compared else ".")
+    )
+    return model_card(
+        CardFacts(
+            name=request.target.name if source.recipe is None else source.recipe.name,
+            architecture=job.format.architecture,
+            params_total=job.cost.params_total,
+            params_active=job.cost.params_active,
+            dtype=job.facts.dtype,
+            command=f"moecli convert RUN {request.target.name} --to {job.format.model_type}{dtype}",
+            recipe=None if source.recipe is None else dump_recipe(source.recipe),
+            data=None if source.recipe is None else source.recipe.data.corpus.describe(),
+            results={words: result[key] for key, words in RESULTS.items() if isinstance(result.get(key), float)},
+            differences=left_behind(source.config),
+            proof=sentence or None,
+        )
+    )

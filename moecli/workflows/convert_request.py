@@ -1,0 +1,137 @@
+"""What a conversion is asked for, and what it tells in the end.
+
+Knows plain values. Must not know how a conversion is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moecli.convert.peer import check_transformers, has_transformers
+from moecli.convert.verify import Verification
+from moecli.errors import ConvertError
+
+AUTO, MOECLI = "auto", "moecli"
+NOT_VERIFIED = "not verified: the package transformers is not installed (pip install 'moecli[hf]')"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertRequest:
+    source: Path
+    """A run folder, a checkpoint in one, or a Hugging Face folder."""
+    target: Path
+    to: str = AUTO
+    """A name in FORMATS, `moecli`, or `auto`."""
+    verify: bool | None = None
+    """None: where transformers is installed."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16, of weights for Hugging Face. None: float32."""
+    max_shard_bytes: int = 5_000_000_000
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype or "float32"]
+
+    def check_target(self) -> None:
+        """Raises ConvertError where the target is taken."""
+        path = self.target
+        if path.name in ("", ".."):
+            raise ConvertError("names no folder to be made", where=str(path), next_step="name a folder that isn't there yet")
+        if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+            raise ConvertError("there is something here already", where=str(path), next_step="name a folder that isn't there yet")
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        if not nearest.is_dir():
+            raise ConvertError("is no folder, so nothing can be put into it", where=str(nearest), next_step="name another folder")
+
+    def wants_proof(self) -> bool:
+        """Whether to verify.
+
+        Raises:
+            MachineError: it was asked for, and transformers is not installed.
+        """
+        if self.verify:
+            check_transformers()
+        return has_transformers() if self.verify is None else self.verify
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A finished conversion."""
+
+    source: Path
+    target: Path
+    format: str
+    verification: Verification | None
+    """None: it was not asked for, or transformers is not installed."""
+    params_total: int
+    params_active: int
+    files: list[Path]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        proof = self.verification
+        return {
+            "source": str(self.source),
+            "target": str(self.target),
+            "format": self.format,
+            "verified": proof is not None,
+            "max_abs_logit_diff": None if proof is None else proof.max_abs_logit_diff,
+            "choices_compared": None if proof is None else proof.choices_compared,
+            "params_total": self.params_total,
+            "params_active": self.params_active,
+            "files": [str(path) for path in self.files],
+            "notes": self.notes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    name: str
+    shape: Sequence[int]
+    dtype: str
+    file: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionPlan:
+    """What a conversion would write."""
+
+    source: Path
+    target: Path
+    format: str
+    tensors: list[PlannedTensor]
+    files: list[str]
+    """Relative to the target."""
+    params_total: int
+    params_active: int
+    problems: dict[str, list[str]]
+    """Of each class of Hugging Face that can't represent the model, why; empty for an import."""
+    notes: list[str]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights."""
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": str(self.source),
+            "target": str(self.target),
+            "format": self.format,
+            "bytes": self.num_bytes,
+            "files": self.files,
+            "tensors": [
+                {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "file": tensor.file, "bytes": tensor.num_bytes}
+                for tensor in self.tensors
+            ],
+            "params_total": self.params_total,
+            "params_active": self.params_active,
+            "problems": self.problems,
+            "notes": self.notes,
+        }

@@ -1,0 +1,71 @@
+"""`moecli convert` on the command line: its JSON, its lines, its exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from tests.convert.models import PLAIN, config_of, write_run
+
+KEYS = {
+    "source", "target", "format", "verified", "max_abs_logit_diff", "choices_compared", "params_total", "params_active", "files", "notes",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", config_of(PLAIN["mixtral"]))
+    return "run"
+
+
+def test_json(run, inside):
+    code, out, _ = inside("convert", run, "hf", "--json")
+    content = json.loads(out)
+    assert code == 0
+    assert content.keys() >= KEYS
+    assert (content["source"], content["target"], content["format"], content["verified"]) == ("run", "hf", "mixtral", True)
+    assert content["max_abs_logit_diff"] < 1e-4
+    code, out, _ = inside("convert", "hf", "back", "--to", "moecli", "--no-verify", "--json")
+    assert (code, json.loads(out)["verified"], json.loads(out)["max_abs_logit_diff"]) == (0, False, None)
+
+
+def test_lines(run, inside):
+    code, out, err = inside("convert", run, "hf", "--to", "qwen2_moe", "--dtype", "bfloat16", "--max-shard-bytes", "30000")
+    assert code == 0
+    assert "hf (qwen2_moe)" in out
+    assert "logits differ by" in out
+    assert "choices of experts are the same" in out
+    assert "comparing with transformers" in err
+
+
+def test_dry_run(run, inside, tmp_path):
+    code, out, _ = inside("convert", run, "hf", "--dry-run")
+    assert code == 0
+    assert "model.layers.2.block_sparse_moe.experts.7.w2.weight  16 x 12  float32" in out
+    assert "glm4_moe can't: router with a softmax" in out
+    code, out, _ = inside("convert", run, "hf", "--dry-run", "--json")
+    content = json.loads(out)
+    assert content["bytes"] == sum(tensor["bytes"] for tensor in content["tensors"])
+    assert "router with a softmax" in content["problems"]["glm4_moe"][0]
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("run", "hf", "--to", "glm4_moe"), "router with a softmax: glm4_moe has a sigmoid"),
+        (("run", "run"), "there is something here already"),
+        (("none", "hf"), "there is no such folder"),
+        (("run", "hf", "--to", "gpt2"), "gpt2"),
+        (("run", "hf", "--max-shard-bytes", "0"), "--max-shard-bytes"),
+    ],
+)
+def test_errors_are_told_and_exit_with_2(run, inside, arguments, what):
+    code, out, err = inside("convert", *arguments, "--json")
+    assert code == 2
+    assert what in err
+    assert "error" in json.loads(out)
