@@ -47,7 +47,10 @@ def arms(config: GPTConfig, vocab_size: int, seq_len: int) -> dict[str, GPTConfi
 def speed_table(configs: dict[str, GPTConfig], subjects: list[DecodeSubject], rounds: int) -> list[str]:
     """Tokens per second of each arm at each batch size, and as a share of the first arm's."""
     speeds = {
-        batch_size: decode_speeds(subjects, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch_size=batch_size, rounds=rounds)
+        batch_size: [
+            rate.median
+            for rate in decode_speeds(subjects, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch_size=batch_size, rounds=rounds)
+        ]
         for batch_size in BATCH_SIZES
     }
     heads = ["arm", "active", "total", *(f"tokens/s, batch {size} (moe / this)" for size in BATCH_SIZES)]

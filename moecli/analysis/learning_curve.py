@@ -33,16 +33,25 @@ class LearningCurve:
                 return self.cost[index - 1] + share * (self.cost[index] - self.cost[index - 1])
         return math.inf
 
+    def is_early(self, level: float) -> bool:
+        """Whether it is below the level at the first validation already, so that it has reached it at a cost that is not known."""
+        return self.value[0] < level
+
+
+def equal_level(curve: LearningCurve, other: LearningCurve) -> float:
+    """The worse of the two final values, which both have reached."""
+    return max(curve.value[-1], other.value[-1])
+
 
 def speed_up_to_equal_loss(curve: LearningCurve, other: LearningCurve) -> float:
     """How many times less `curve` spends than `other` until both are equally good: above 1 where it is the quicker one.
 
-    The level is the worse of the two final values, which both have reached: for a curve that ends lower this is the usual "tokens to
-    reach the dense model's final loss" (Switch, 2101.03961; OLMoE, 2409.02060), and a curve that ends higher gets a number below 1.
-    Exchanging the two gives the reciprocal, and a curve against itself gives 1.
+    The level is `equal_level`: for a curve that ends lower this is the usual "tokens to reach the dense model's final loss" (Switch,
+    2101.03961; OLMoE, 2409.02060), and a curve that ends higher gets a number below 1. Exchanging the two gives the reciprocal, and a
+    curve against itself gives 1.
 
-    The learning rate of the better model has not decayed when it passes the level, as that of the other has: the true speed-up, with a
-    schedule made for the shorter training, is larger.
+    The learning rate of the better model has not decayed when it passes the level, as that of the other has: the number is nearer to 1
+    than with a schedule made for the shorter training, whichever of the two is the better one.
     """
-    level = max(curve.value[-1], other.value[-1])
+    level = equal_level(curve, other)
     return other.first_reach(level) / curve.first_reach(level)

@@ -41,6 +41,18 @@ def seed_mean(per_seed: Sequence[float]) -> SeedMean:
     return SeedMean(mean, (mean - half, mean + half), tuple(per_seed))
 
 
+def geometric_seed_mean(per_seed: Sequence[float]) -> SeedMean:
+    """The same of factors, all above 0: the mean and the interval of their logarithms, brought back.
+
+    Twice as fast and half as fast make 1; exchanging what is compared turns mean and interval upside down.
+    """
+    if min(per_seed) == max(per_seed):
+        return seed_mean(per_seed)
+    logs = seed_mean([math.log(factor) for factor in per_seed])
+    assert logs.ci95 is not None
+    return SeedMean(math.exp(logs.mean), (math.exp(logs.ci95[0]), math.exp(logs.ci95[1])), tuple(per_seed))
+
+
 def paired_p_value(differences: Sequence[float]) -> float | None:
     """Two-sided p of the paired t-test, from the difference of each pair: how often chance alone makes a mean at least so far from 0.
 

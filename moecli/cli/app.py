@@ -5,6 +5,7 @@ Knows the command table. Must not import torch: `moecli --help` answers at once.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -15,11 +16,13 @@ import typer
 import moecli
 from moecli.cli import compare_dense as compare_dense_file
 from moecli.cli import console
+from moecli.cli import convert as convert_file
 from moecli.cli import eval as eval_file
 from moecli.cli import generate as generate_file
 from moecli.cli import route_stats as route_stats_file
 from moecli.cli import train as train_file
 from moecli.cli.recipes import recipes_app
+from moecli.cli.stop import Stopped
 from moecli.errors import Interrupted, MoecliError
 
 # What typer raises for a wrong command line. Some versions of typer have click as a dependency, others inside; both have this class.
@@ -38,6 +41,7 @@ app.command("eval", epilog=eval_file.EPILOG)(eval_file.eval_command)
 app.command("route-stats", epilog=route_stats_file.EPILOG)(route_stats_file.route_stats_command)
 app.command("compare-dense", epilog=compare_dense_file.EPILOG)(compare_dense_file.compare_dense_command)
 app.command("generate", epilog=generate_file.EPILOG)(generate_file.generate_command)
+app.command("convert", epilog=convert_file.EPILOG)(convert_file.convert_command)
 app.add_typer(recipes_app, name="recipes")
 
 
@@ -61,6 +65,9 @@ def main() -> None:
     # loop before they sleep costs little when alone. Read once, when torch is imported; a user's own setting stands.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # A character that the terminal or the pipe can't take is spelled out.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     sys.exit(run(arguments, debug=debug))
@@ -79,6 +86,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
         if as_json:
             console.print_json({"error": error.format_message()})
         return int(error.exit_code)
+    except Stopped:
+        return Interrupted.exit_code
     except (KeyboardInterrupt, typer.Abort):
         exit_code = Interrupted.exit_code
     except BrokenPipeError:

@@ -13,6 +13,7 @@ import typer
 
 from moecli.cli import console
 from moecli.cli.options import JsonOption, SetOption, split_list
+from moecli.errors import Interrupted
 
 if TYPE_CHECKING:
     from moecli.recipe.load import LoadedRecipe
@@ -24,6 +25,7 @@ EPILOG = (
     "A comparison that was stopped goes on with the same command; with more seeds, matches or arms only what is missing runs."
 )
 NO_TWINS = "none"
+MOST_SEEDS = 1000
 
 
 def compare_dense_command(
@@ -75,21 +77,31 @@ def _run(plan: ComparisonPlan, as_json: bool) -> None:
     from moecli.cli.compare_dense_progress import CompareProgress
     from moecli.cli.compare_dense_summary import print_comparison
     from moecli.cli.stop import StopRequest
-    from moecli.workflows.compare_dense import compare_dense
-    from moecli.workflows.events import Event, TrainingStarted
+    from moecli.workflows.compare_dense import GO_ON, compare_dense
+    from moecli.workflows.events import Event, RunsDone, TrainingStarted
 
     people = console.stderr()
     done = sum(run.state == "finished" for run in plan.runs)
     people.print(f"{len(plan.runs)} runs, {done} of them done; folder {plan.folder}", markup=False, highlight=False, soft_wrap=True)
     stop = StopRequest(people)
+    are_runs_done = False
 
     def listener(event: Event) -> None:
+        nonlocal are_runs_done
         if isinstance(event, TrainingStarted):
             stop.begin()
+        if isinstance(event, RunsDone):
+            are_runs_done = True
+            stop.end()
         progress.show(event)
 
-    with CompareProgress(people) as progress, stop.armed():
-        comparison = compare_dense(plan, listener, stop.is_requested)
+    try:
+        with CompareProgress(people) as progress, stop.armed():
+            comparison = compare_dense(plan, listener, stop.is_requested)
+    except KeyboardInterrupt:
+        if are_runs_done:
+            raise Interrupted("the runs are done; measuring is stopped, and no report is written", next_step=GO_ON) from None
+        raise
     if as_json:
         console.print_json(comparison.to_json())
     else:
@@ -100,6 +112,8 @@ def _check_seeds(seeds: int) -> None:
     if seeds < 1:
         what = f"{seeds} runs of each arm show nothing: give 1 or more; from 2 on there is an interval, and 3 are the default"
         raise typer.BadParameter(what, param_hint="--seeds")
+    if seeds > MOST_SEEDS:
+        raise typer.BadParameter(f"{seeds:,} runs of each arm are too many: give {MOST_SEEDS:,} or fewer", param_hint="--seeds")
 
 
 def _matches(texts: Sequence[str] | None, *, has_arms: bool) -> list[Match]:

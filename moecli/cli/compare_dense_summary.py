@@ -15,9 +15,10 @@ from rich.text import Text
 
 from moecli.cli.console import visible
 from moecli.cli.words import big_number, duration, num_bytes
+from moecli.reports.dense_comparison import DASH, factor_with_interval, with_interval
 
-UNKNOWN = "–"
-MATCH_TITLE = "What is matched, and what rounding to a whole width or step left of it"
+UNKNOWN = DASH
+MATCH_TITLE = "What is matched, and how far off it is"
 # Names of arms are shortened, or broken over lines: the figures have to fit beside them.
 LONGEST_NAME, SHORTEST_NAME = 24, 10
 
@@ -32,12 +33,14 @@ def print_comparison(console: Console, content: dict[str, Any], files: Sequence[
     spread = f"± half a 95 % interval over {seeds} seeds" if seeds > 1 else "one seed: no interval"
     arms = content["arms"]
     _print_table(console, f"Validation loss, lower is better ({spread})", _quality_table(content))
-    _say(console, f"below 0, and above 1×, {visible(content['base'], LONGEST_NAME)} is better")
+    over = " (geometric mean and 95 % interval)" if seeds > 1 else ""
+    _print_table(console, f"How many times as fast the base gets to equal loss{over}", _speed_up_table(content["comparisons"]))
+    _say(console, f"base: {content['base']}; below 0, and above 1×, it is better")
     _print_table(console, "Cost", _cost_table(arms))
     machine = f"{content['device']}, {content['threads']} thread{'s' * (content['threads'] != 1)}"
     _print_table(console, f"Speed on this machine ({machine}), tokens/s", _speed_table(content))
     if content["matches"]:
-        _print_table(console, MATCH_TITLE, _match_table(content["base"], content["matches"]))
+        _print_table(console, MATCH_TITLE, _match_table(content["matches"]))
     if any(arm["load"] for arm in arms):
         _print_table(console, "Load of the experts over the validation text, means over layers and seeds", _load_table(arms))
     _say(console, "")
@@ -61,7 +64,7 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
         )
     _print_table(console, "What would be trained: parameters, and bytes of weights and of all in training", table)
     if plan["matches"]:
-        _print_table(console, MATCH_TITLE, _match_table(plan["arms"][0]["name"], plan["matches"]))
+        _print_table(console, MATCH_TITLE, _match_table(plan["matches"]))
     _say(console, "")
     _say_notes(console, plan["notes"])
     seeds = ", ".join(map(str, plan["seeds"]))
@@ -76,17 +79,24 @@ def print_plan(console: Console, plan: dict[str, Any]) -> None:
 
 def _quality_table(content: dict[str, Any]) -> Table:
     key = "bits_per_byte" if content["measure"] == "bits_per_byte" else "val_loss"
-    base = visible(content["base"], LONGEST_NAME)
     unit = content["unit"].replace("/", "/\n")
-    table = _table([unit, f"{base}\nless arm", "p", "tokens to\nequal loss", "time to\nequal loss"])
+    table = _table([unit, "base − arm", "p"])
     compared = {comparison["arm"]: comparison for comparison in content["comparisons"]}
     for arm in content["arms"]:
         comparison = compared.get(arm["name"])
-        cells = [UNKNOWN] * 4
+        cells = [UNKNOWN] * 2
         if comparison is not None:
-            speedups = [_spread(comparison[kind], 2, end="×") for kind in ("tokens_to_equal_loss", "time_to_equal_loss")]
-            cells = [_spread(comparison["difference"], 4, sign="+"), _optional(comparison["difference"]["p_value"], _p_value), *speedups]
-        table.add_row(_name(arm), _spread(arm[key], 4), *cells)
+            difference = comparison["difference"]
+            cells = [with_interval(difference, 4, sign="+"), _optional(difference["p_value"], _p_value)]
+        table.add_row(_name(arm), with_interval(arm[key], 4), *cells)
+    return table
+
+
+def _speed_up_table(comparisons: Sequence[dict[str, Any]]) -> Table:
+    table = _table(["tokens to\nequal loss", "time to\nequal loss"])
+    for comparison in comparisons:
+        factors = [factor_with_interval(comparison[kind]) for kind in ("tokens_to_equal_loss", "time_to_equal_loss")]
+        table.add_row(_name({"name": comparison["arm"]}), *factors)
     return table
 
 
@@ -114,12 +124,12 @@ def _speed_table(content: dict[str, Any]) -> Table:
     return table
 
 
-def _match_table(base: str, matches: Sequence[dict[str, Any]]) -> Table:
-    table = _table(["", visible(base, LONGEST_NAME), "arm", "off by"])
+def _match_table(matches: Sequence[dict[str, Any]]) -> Table:
+    table = _table(["", "base", "arm", "off by"])
     table.columns[1].justify = "left"
     for match in matches:
         counts = [_optional(match[key], _count) for key in ("target", "got")]
-        table.add_row(visible(match["arm"], LONGEST_NAME), match["quantity"], *counts, _optional(match["mismatch"], "{:+.3%}".format))
+        table.add_row(Text(visible(match["arm"], LONGEST_NAME)), match["quantity"], *counts, _optional(match["mismatch"], "{:+.3%}".format))
     return table
 
 
@@ -148,17 +158,6 @@ def _print_table(console: Console, title: str, table: Table) -> None:
 
 def _name(arm: dict[str, Any]) -> Text:
     return Text(visible(arm["name"], LONGEST_NAME))
-
-
-def _spread(figure: dict[str, Any], digits: int, *, sign: str = "", end: str = "") -> str:
-    """The mean and half of its interval."""
-    if figure["mean"] is None:
-        return UNKNOWN
-    mean = f"{figure['mean']:{sign}.{digits}f}"
-    if not figure["ci95"]:
-        return mean + end
-    low, high = figure["ci95"]
-    return f"{mean} ± {(high - low) / 2:.{digits}f}{end}"
 
 
 def _optional(value: Any, form: Any) -> str:

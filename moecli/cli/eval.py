@@ -62,7 +62,7 @@ def eval_command(
     from moecli.recipe.leak_notes import leak_notes
     from moecli.workflows.eval import evaluate_run
 
-    values = sweep_values(top_k, capacity)
+    values = sweep_values(run, top_k, capacity)
     with StageProgress(console.stderr()) as progress:
         result = evaluate_run(run, text=text or [], split=split.value, audit=audit, values=values, listener=progress.show)
     if as_json:

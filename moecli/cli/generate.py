@@ -17,13 +17,17 @@ from moecli.cli import console
 from moecli.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from moecli.workflows.generate import Generation, Prompt
+    from moecli.workflows.events import Event
+    from moecli.workflows.generate import GenerateRequest, Generation, Prompt
 
 EPILOG = (
     'Examples: `moecli generate RUN --prompt "def "`, `moecli generate RUN --temperature 0 --stop "class "`, '
     "`moecli generate RUN --prompt-file - --num-samples 4 --json < prompt.txt`."
 )
 STDIN = "-"
+MOST_TOKENS, MOST_SAMPLES = 1_000_000, 1000
+# Of a prompt, in the heading over its text.
+MOST_LETTERS = 40
 
 
 def _temperature(value: float) -> float:
@@ -53,7 +57,7 @@ def generate_command(
         str | None,
         typer.Option(metavar="FILE", help="A file to go on with, as it is, its last line break included; - is stdin.", show_default=False),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of each text, the prompt not counted.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Most tokens of each text, the prompt not counted.")] = 200,
     temperature: Annotated[
         float, typer.Option(callback=_temperature, help="Divides the logits; 0 always takes the most probable token.")
     ] = 0.8,
@@ -62,7 +66,7 @@ def generate_command(
         float | None,
         typer.Option(callback=_top_p, help="Draw from the smallest set of tokens whose probability reaches this.", show_default=False),
     ] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="Texts for each prompt.")] = 1,
+    num_samples: Annotated[int, typer.Option(min=1, max=MOST_SAMPLES, help="Texts for each prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the draws.")] = 0,
     stop: Annotated[
         list[str] | None, typer.Option(callback=_stop, help="End before this text. Can be repeated.", show_default=False)
@@ -73,19 +77,41 @@ def generate_command(
     if prompt and prompt_file is not None:
         raise typer.BadParameter("give --prompt or --prompt-file, not both", param_hint="--prompt-file")
     from moecli.model.generate import Sampling
-    from moecli.workflows.generate import GenerateRequest, Prompt, generate_text
+    from moecli.workflows.generate import GenerateRequest, Prompt
 
     prompts = [Prompt(text) for text in prompt or [""]] if prompt_file is None else [_read_prompt(prompt_file)]
-    request = GenerateRequest(prompts, num_samples, max_tokens, Sampling(temperature, top_k, top_p), seed, stop or ())
-    screen = _Screen(prompts[0].text, is_shown=not as_json and len(prompts) * num_samples == 1)
-    with screen:
-        generation = generate_text(run, request, screen.show)
+    _generate(run, GenerateRequest(prompts, num_samples, max_tokens, Sampling(temperature, top_k, top_p), seed, stop or ()), as_json)
+
+
+def _generate(run: Path, request: GenerateRequest, as_json: bool) -> None:
+    """Writes and shows. Ctrl-C shows what there is; where nothing is written yet, it ends everything at once."""
+    from moecli.cli.stage_progress import StageProgress
+    from moecli.cli.stop import Stopped, StopRequest
+    from moecli.workflows.generate import generate_text
+
+    num_texts = len(request.prompts) * request.num_samples
+    screen = _Screen(request.prompts[0].text, is_shown=not as_json and num_texts == 1)
+    people = console.stderr()
+    interrupt = StopRequest(people, said="")
+
+    def show(index: int, piece: str) -> None:
+        interrupt.begin()
+        screen.show(index, piece)
+
+    def follow(event: Event) -> None:
+        if not screen.is_shown:
+            progress.show(event)
+
+    with StageProgress(people) as progress, screen, interrupt.armed():
+        generation = generate_text(run, request, show, follow, interrupt.is_requested)
     if as_json:
         console.print_json(generation.to_json())
-        return
-    if not screen.is_shown:
-        _print_texts(generation)
-    _print_summary(generation)
+    else:
+        if not screen.is_shown:
+            _print_texts(generation, request)
+        _print_summary(generation)
+    if generation.is_interrupted:
+        raise Stopped
 
 
 class _Screen:
@@ -113,13 +139,19 @@ class _Screen:
             _write("\n")
 
 
-def _print_texts(generation: Generation) -> None:
+def _print_texts(generation: Generation, request: GenerateRequest) -> None:
     pairs = list(zip(generation.prompts, generation.texts, strict=True))
     out = console.stdout()
-    for number, (prompt, text) in enumerate(pairs, start=1):
-        out.print(f"--- {number} of {len(pairs)} ---", style="bold", markup=False, highlight=False)
+    for place, (prompt, text) in enumerate(pairs):
+        of_prompt = f", prompt {place // request.num_samples + 1}: {_beginning(prompt)}" if len(request.prompts) > 1 else ""
+        heading = f"--- {place + 1} of {len(pairs)}{of_prompt} ---"
+        out.print(heading, style="bold", markup=False, highlight=False, soft_wrap=True)
         _print_prompt(prompt)
         _write(f"{text}\n")
+
+
+def _beginning(prompt: str) -> str:
+    return console.visible(prompt[: MOST_LETTERS + 1], MOST_LETTERS) or "(a new document)"
 
 
 def _print_prompt(prompt: str) -> None:
@@ -132,7 +164,8 @@ def _print_prompt(prompt: str) -> None:
 def _print_summary(generation: Generation) -> None:
     err = console.stderr()
     ends = ", ".join(dict.fromkeys(generation.finishes))
-    figures = f"{generation.tokens:,} tokens, {generation.tokens_per_s:,.1f} tokens/s, ended by: {ends}"
+    rate = "" if generation.tokens_per_s is None else f" {generation.tokens_per_s:,.1f} tokens/s,"
+    figures = f"{generation.tokens:,} token{'s' * (generation.tokens != 1)},{rate} ended by: {ends}"
     err.print(figures, markup=False, highlight=False, soft_wrap=True)
     console.print_notices(err, generation.notes)
 
@@ -156,7 +189,8 @@ def _read_prompt(file: str) -> Prompt:
     where = "stdin" if file == STDIN else file
     try:
         content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
-        return Prompt(content.decode(), where)
+        # A mark of byte order, as some editors put it at the beginning of a file, is no part of its text.
+        return Prompt(content.decode().removeprefix("\ufeff"), where)
     except UnicodeDecodeError as error:
         what = f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start:,}"
         raise DataError(what, where=where, next_step="convert it to UTF-8") from error

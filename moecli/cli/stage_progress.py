@@ -16,7 +16,7 @@ from moecli.cli.console import visible
 from moecli.workflows.events import Event, Progress, Stage
 
 # Without a terminal, a line for every batch would fill a log file.
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LINES = 5.0
 
 
 class StageProgress:

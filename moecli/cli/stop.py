@@ -1,4 +1,4 @@
-"""Ctrl-C during training: finish the step, save, then leave.
+"""Ctrl-C during long work: finish the step, keep what there is, then leave.
 
 Knows one signal. Must not know what is stopped.
 """
@@ -13,21 +13,36 @@ from typing import Any
 
 from rich.console import Console
 
+AFTER_THIS_STEP = "stopping after this step; Ctrl-C again leaves at once, without saving"
+
+
+class Stopped(Exception):
+    """Ctrl-C ended the work, and what there was of it has been shown: all that is left is the exit code."""
+
 
 class StopRequest:
-    """Turns the first Ctrl-C into a question that the training loop asks, and the second into KeyboardInterrupt.
+    """Turns the first Ctrl-C into a question that the work asks between its steps, and the second into KeyboardInterrupt.
 
-    Until training has begun (`begin`) there is nothing to save, so Ctrl-C interrupts at once.
+    Before the work has begun (`begin`) and after it (`end`) there is nothing to save, so Ctrl-C interrupts at once.
+
+    Args:
+        people: where the first Ctrl-C is answered.
+        said: the answer; empty where a step is so short that there is no need of one.
     """
 
-    def __init__(self, people: Console) -> None:
+    def __init__(self, people: Console, said: str = AFTER_THIS_STEP) -> None:
         self._people = people
+        self._said = said
         self._begun = False
         self._requested = False
 
     def begin(self) -> None:
         """From now on there is something to save."""
         self._begun = True
+
+    def end(self) -> None:
+        """From now on there is nothing to save."""
+        self._begun = False
 
     def is_requested(self) -> bool:
         return self._requested
@@ -45,4 +60,5 @@ class StopRequest:
         if self._requested or not self._begun:
             raise KeyboardInterrupt
         self._requested = True
-        self._people.print("stopping after this step; Ctrl-C again leaves at once, without saving", highlight=False)
+        if self._said:
+            self._people.print(self._said, highlight=False)

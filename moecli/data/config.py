@@ -11,7 +11,7 @@ from annotated_types import Interval
 
 from moecli.config import Config, OneOf, PositiveInt
 from moecli.data.corpora import CORPORA, Corpus, StdlibCorpus
-from moecli.data.tokenizer import TOKENIZERS, BPETokenizerConfig, TokenizerConfig
+from moecli.data.tokenizer_config import TOKENIZERS, BPETokenizerConfig, TokenizerConfig
 
 
 class DataConfig(Config):

@@ -26,6 +26,10 @@ class PieceDecoder:
         self._given: list[int] = []  # the last tokens whose text is known: what a decoder makes of the next may depend on them
         self._waiting: list[int] = []
 
+    def go_on_after(self, ids: Sequence[int]) -> None:
+        """What comes is decoded as it reads after these tokens, which end with a whole character."""
+        self._given, self._waiting = list(ids[-MOST_TOKENS_OF_A_CHARACTER:]), []
+
     def push(self, number: int) -> str:
         """The text that this token completes; empty where it is a part of a character that others have to complete."""
         name = self._name_of(number)
@@ -39,3 +43,9 @@ class PieceDecoder:
         piece = text[len(self._decode(self._given)) :]
         self._given, self._waiting = self._waiting, []
         return piece
+
+    def rest(self) -> str:
+        """What the tokens write that still wait for others, when no more come: bytes that are no character as U+FFFD."""
+        text = self._decode([*self._given, *self._waiting])[len(self._decode(self._given)) :]
+        self._given, self._waiting = [], []
+        return text

@@ -21,7 +21,8 @@ from moecli.data.disk import write_text_whole
 from moecli.data.encode import encode_documents
 from moecli.data.split import TEXT, TRAIN, VALIDATION, SplitCorpus
 from moecli.data.token_split import LabelTable, SplitWriter, TokenSplit, id_type, open_split
-from moecli.data.tokenizer import Tokenizer, TokenizerConfig
+from moecli.data.tokenizer import Tokenizer
+from moecli.data.tokenizer_config import TokenizerConfig
 from moecli.errors import DataError
 
 # To be raised by whoever changes what an entry of the cache holds or how it is computed.

@@ -32,20 +32,34 @@ class DecodeSubject:
     """Whether nothing can be cached, so that every token takes a pass over all before it; see generate.py."""
 
 
-def decode_speeds(subjects: Sequence[DecodeSubject], *, prompt_tokens: int, new_tokens: int, batch_size: int, rounds: int) -> list[float]:
-    """Tokens per second that each model generates, summed over the batch; the pass over the prompt is not in it.
+@dataclass(frozen=True, slots=True)
+class DecodeRate:
+    """Tokens per second over the rounds of one subject, summed over the batch; the pass over the prompt is not in it."""
 
-    The subjects take turns, after one round that counts for nothing; the median of `rounds` is taken. The most probable token is fed back.
+    median: float
+    low: float
+    """Of the slowest round."""
+    high: float
+
+
+def decode_speeds(
+    subjects: Sequence[DecodeSubject], *, prompt_tokens: int, new_tokens: int, batch_size: int, rounds: int, seconds: float = 0.0
+) -> list[DecodeRate]:
+    """How fast each model generates. The most probable token is fed back.
+
+    The subjects take turns, after one round that counts for nothing. Each has `rounds` of them, and goes on as long as it has taken less
+    than `seconds`: the shorter the rounds, the more of them there are.
     """
-    seconds: list[list[float]] = [[] for _ in subjects]
-    for number in range(rounds + 1):
-        for subject, measured in zip(subjects, seconds, strict=True):
-            prompt_BS = subject.ids_BS[:batch_size, :prompt_tokens]
-            assert prompt_BS.shape == (batch_size, prompt_tokens), "too little text to go on from"
-            elapsed = _decode_seconds(subject, prompt_BS, new_tokens)
-            if number > 0:
-                measured.append(elapsed)
-    return [batch_size * new_tokens / statistics.median(measured) for measured in seconds]
+    prompts = [subject.ids_BS[:batch_size, :prompt_tokens] for subject in subjects]
+    assert all(prompt_BS.shape == (batch_size, prompt_tokens) for prompt_BS in prompts), "too little text to go on from"
+    for subject, prompt_BS in zip(subjects, prompts, strict=True):
+        _decode_seconds(subject, prompt_BS, new_tokens)
+    taken: list[list[float]] = [[] for _ in subjects]
+    while unfinished := [place for place, rounds_of in enumerate(taken) if len(rounds_of) < rounds or sum(rounds_of) < seconds]:
+        for place in unfinished:
+            taken[place].append(_decode_seconds(subjects[place], prompts[place], new_tokens))
+    tokens = batch_size * new_tokens
+    return [DecodeRate(tokens / statistics.median(rounds_of), tokens / max(rounds_of), tokens / min(rounds_of)) for rounds_of in taken]
 
 
 def _decode_seconds(subject: DecodeSubject, prompt_BS: Tensor, new_tokens: int) -> float:

@@ -33,11 +33,13 @@ class ModelCost:
     """The same without the output layer too: what the blocks and the last norm use."""
     forward_flops_per_token: int
     """Multiplications and additions of all matrix products, before drops, attention scores over the full square of seq_len included."""
+    forward_passes_ahead: int = 0
+    """Further forward passes that a training step takes over its tokens: one where balance is judged over the whole step before it."""
 
     @property
     def train_flops_per_token(self) -> int:
-        """Forward and backward: a matrix product has two in its backward pass."""
-        return 3 * self.forward_flops_per_token
+        """Forward and backward: a matrix product has two in its backward pass. And the passes ahead: with one, 4/3 of that."""
+        return (3 + self.forward_passes_ahead) * self.forward_flops_per_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class TrainingMemory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
-    """Counts a GPT of this shape. Allocates nothing."""
+def model_cost(config: GPTConfig, vocab_size: int, seq_len: int, forward_passes_ahead: int = 0) -> ModelCost:
+    """Counts a GPT of this shape, trained with so many forward passes ahead of each step's own. Allocates nothing."""
     with torch.device("meta"):
         model = GPT(config, vocab_size)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -74,6 +76,7 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int) -> ModelCost:
         params_active_without_embedding=active - embedding,
         params_active_without_embedding_and_head=active - embedding - vocab_size * config.d_model,
         forward_flops_per_token=round(2 * matmul_params + attention + sum(ffn.forward_flops_per_token(seq_len) for ffn in feed_forwards)),
+        forward_passes_ahead=forward_passes_ahead,
     )
 
 

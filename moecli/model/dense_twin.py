@@ -46,7 +46,7 @@ class Twin:
         return self.got / self.target - 1
 
 
-def dense_twin(config: GPTConfig, vocab_size: int, seq_len: int, match: CostMatch) -> Twin:
+def dense_twin(config: GPTConfig, vocab_size: int, seq_len: int, match: CostMatch, forward_passes_ahead: int = 0) -> Twin:
     """The same model with `mlp` feed-forward networks of the width that makes it cost the same. Allocates nothing.
 
     Layers that are dense already stay as they are. The width is a multiple of 8 where one lies within 1 % of the exact width, else the
@@ -57,13 +57,14 @@ def dense_twin(config: GPTConfig, vocab_size: int, seq_len: int, match: CostMatc
         vocab_size: ids of the model.
         seq_len: tokens per sequence; attention's share of the FLOPs depends on it, and so may that of soft routing.
         match: what is to be the same: "active" and "total" parameters, or "flops", those of training per token.
+        forward_passes_ahead: of the MoE's training, see ModelCost; the twin's has none.
     """
     quantity = QUANTITIES[match]
 
     def cost(d_ff: int) -> int:
         return quantity(model_cost(_with_width(config, d_ff), vocab_size, seq_len))
 
-    target = quantity(model_cost(config, vocab_size, seq_len))
+    target = quantity(model_cost(config, vocab_size, seq_len, forward_passes_ahead))
     # The cost of a dense model is a straight line over its width.
     narrow, wide = cost(1), cost(2)
     exact = 1 + Fraction(target - narrow, wide - narrow)

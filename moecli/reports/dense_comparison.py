@@ -5,6 +5,7 @@ Knows a comparison as plain data. Must not compute anything that it doesn't hold
 
 from __future__ import annotations
 
+from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASH = "–"
-MATCHED_ON = {
-    "active": "active parameters",
-    "flops": "training FLOPs per token",
-    "total": "total parameters",
-    "time": "training seconds",
-}
 UNKNOWN: Content = {"mean": None, "ci95": None, "per_seed": []}
 
+# Arms that end farther from the base than so many times the median arm, and than this share of the base's own value, are not fitted into
+# a picture: one arm that failed would press all others into a line. templates/arms.js has the same numbers.
+NEAR_TIMES, NEAR_SHARE = 5.0, 0.05
 # Okabe and Ito's colours without their yellow; arms beyond the seventh have a colour again with other dashes and another marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
@@ -40,12 +38,38 @@ def final(content: Content, arm: Content) -> Content:
     return arm["val_loss" if content["measure"] == "loss" else "bits_per_byte"] or UNKNOWN
 
 
+def near_arms(content: Content) -> set[str]:
+    """The base and the arms that end near it, by name: what the axes of pictures fit. An arm whose end is not known is near."""
+    ends = {arm["name"]: final(content, arm)["mean"] for arm in content["arms"]}
+    centre, *others = ends.values()
+    distances = [abs(end - centre) for end in others if end is not None and centre is not None]
+    if not distances:
+        return set(ends)
+    most = max(NEAR_TIMES * median_low(distances), NEAR_SHARE * abs(centre))
+    return {name for name, end in ends.items() if end is None or abs(end - centre) <= most}
+
+
+def outside_remarks(content: Content, limits: tuple[float, float]) -> list[str]:
+    """A remark where an arm ends outside the limits of a picture."""
+    low, high = limits
+    ends = [final(content, arm)["mean"] for arm in content["arms"]]
+    pairs = zip(short_names(content), ends, strict=True)
+    outside = [f"{name} ({end:.4f})" for name, end in pairs if end is not None and not low <= end <= high]
+    return [f"outside the picture, which fits the base and the arms that end near it: {', '.join(outside)}"] if outside else []
+
+
 def role(content: Content, arm: Content) -> str:
     """What an arm is there for: the base, a twin that is equal in something, or a recipe that was given."""
     if arm["name"] == content["base"]:
         return "base"
-    matches = [MATCHED_ON[match["match"]] for match in content["matches"] if match["arm"] == arm["name"]]
+    matches = [match["quantity"] for match in content["matches"] if match["arm"] == arm["name"]]
     return f"equal {' and '.join(matches)}" if matches else "given"
+
+
+def heading(content: Content) -> str:
+    """What is compared with how many others: twins, and recipes that were given."""
+    others = len(content["comparisons"])
+    return f"{content['base']} against {others} other model{'' if others == 1 else 's'}"
 
 
 def short_names(content: Content, most: int = MOST_LETTERS) -> list[str]:
@@ -113,6 +137,30 @@ def draw_key(figure: Figure, names: list[str], styles: list[dict[str, Any]]) -> 
     spacing = {"labelspacing": 0.35, "columnspacing": 1.2, "borderpad": 0.0}
     columns = key_columns(names)
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=place, ncols=columns, frameon=False, handlelength=3.2, **spacing)
+
+
+def with_interval(figure: Content, digits: int, sign: str = "") -> str:
+    """The mean ± half of its interval, which is as wide to both sides; the mean alone where there is no interval."""
+    if figure["mean"] is None:
+        return DASH
+    mean = f"{figure['mean']:{sign}.{digits}f}"
+    if not figure["ci95"]:
+        return mean
+    low, high = figure["ci95"]
+    return f"{mean} ± {(high - low) / 2:.{digits}f}"
+
+
+def factor_with_interval(figure: Content) -> str:
+    """A factor over seeds, "1.33× (0.94 to 1.72)": its interval is not as wide to both sides. Of large ones fewer digits say as much."""
+    if figure["mean"] is None:
+        return DASH
+    mean = f"{_factor(figure['mean'])}×"
+    return f"{mean} ({' to '.join(map(_factor, figure['ci95']))})" if figure["ci95"] else mean
+
+
+def _factor(value: float) -> str:
+    """Two seeds can give intervals of any width; how far a factor is beyond a thousand says nothing more."""
+    return "> 1,000" if value > 1000 else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def amount(value: float | None) -> str:

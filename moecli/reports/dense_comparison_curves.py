@@ -5,11 +5,21 @@ Knows the curves of a comparison. Must not compute anything that they don't hold
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moecli.reports.dense_comparison import amount, arm_styles, draw_key, key_height, short_names, small_print
+from moecli.reports.dense_comparison import (
+    amount,
+    arm_styles,
+    draw_key,
+    final,
+    key_height,
+    near_arms,
+    outside_remarks,
+    short_names,
+    small_print,
+)
 from moecli.reports.lines import MOST_MARKED_POINTS
 from moecli.reports.picture import Content, Layout, new_sheet, say_missing
 
@@ -22,6 +32,8 @@ OVER = {"tokens": "tokens trained on", "flops": "training FLOPs", "seconds": "se
 FIRST_PART = 0.2
 # Of the range of values, left empty below and above.
 PADDING = 0.04
+# Between the marks of arms that lie outside, and from the edge, as a part of the picture's height or width.
+MARK_STEP, MARK_EDGE = 0.05, 0.01
 # Bands of more arms would cover each other.
 MOST_BANDS = 6
 
@@ -34,10 +46,10 @@ def draw_curves(content: Content, over: str) -> Figure:
         over: a key of OVER, the x axis.
     """
     arms, names = content["arms"], short_names(content)
-    low, high = value_range(content)
+    limits = value_range(content)
     styles, has_bands = arm_styles(len(arms)), len(arms) <= MOST_BANDS and len(content["seeds"]) > 1
     layout = Layout(panels=1, columns=1, panel_height=3.2, band=key_height(names))
-    sheet = new_sheet(small_print(content, *_remarks(content, high, has_bands)), f"Validation loss over {OVER[over]}", layout)
+    sheet = new_sheet(small_print(content, *_remarks(content, limits, has_bands)), f"Validation loss over {OVER[over]}", layout)
     axes = sheet.axes[0]
     for arm, style in zip(arms, styles, strict=True):
         x = np.array(arm["curve"][over], dtype=float)
@@ -45,9 +57,10 @@ def draw_curves(content: Content, over: str) -> Figure:
         axes.plot(x, np.array(arm["curve"]["value"], dtype=float), markersize=2.5, **(style | {"marker": marker}))
         if has_bands:
             _draw_band(axes, x, arm["curve"]["per_seed"], style["color"])
-    if not np.isfinite(_values(content)).any():
+    if not np.isfinite(_values(arms)).any():
         say_missing(axes)
-    axes.set_ylim(low, high)
+    _mark_outside(axes, content, limits)
+    axes.set_ylim(*limits)
     axes.set_xlim(0.0, 1.02 * axes.dataLim.x1 if np.isfinite(axes.dataLim.x1) else 1.0)
     axes.grid(True)
     number_amounts(axes)
@@ -57,9 +70,10 @@ def draw_curves(content: Content, over: str) -> Figure:
 
 
 def value_range(content: Content) -> tuple[float, float]:
-    """Of the y axis: from the smallest value to the largest that comes after FIRST_PART of the steps, over all arms and seeds."""
-    later = np.concatenate([_later(arm["curve"]) for arm in content["arms"]])
-    everything = _values(content)
+    """Of the y axis: from the smallest value to the largest that comes after FIRST_PART of the steps, over the near arms and all seeds."""
+    near = near_arms(content)
+    arms = [arm for arm in content["arms"] if arm["name"] in near]
+    later, everything = np.concatenate([_later(arm["curve"]) for arm in arms]), _values(arms)
     if not np.isfinite(everything).any():
         return 0.0, 1.0
     low = float(np.nanmin(everything))
@@ -83,9 +97,23 @@ def _later(curve: Content) -> np.ndarray:
     return np.concatenate([np.array(values, dtype=float)[is_later] for values in (curve["value"], *curve["per_seed"])])
 
 
-def _values(content: Content) -> np.ndarray:
-    curves = [arm["curve"] for arm in content["arms"]]
+def _values(arms: list[Content]) -> np.ndarray:
+    curves = [arm["curve"] for arm in arms]
     return np.concatenate([np.array(values, dtype=float) for curve in curves for values in (curve["value"], *curve["per_seed"])])
+
+
+def _mark_outside(axes: Axes, content: Content, limits: tuple[float, float]) -> None:
+    """Arms that end outside the limits: an arrow with name and value, where curves leave room: above at the right, below at the left."""
+    ends = [final(content, arm)["mean"] for arm in content["arms"]]
+    arms = [arm for arm in zip(ends, short_names(content), arm_styles(len(ends)), strict=True) if arm[0] is not None]
+    look: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 7, "zorder": 5}
+    look |= {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}}
+    above, below = ([arm for arm in arms if arm[0] > limits[1]], [arm for arm in arms if arm[0] < limits[0]])
+    for place, (end, name, style) in enumerate(above):
+        y = 1 - MARK_EDGE - MARK_STEP * place
+        axes.text(1 - MARK_EDGE, y, f"▲ {name} {end:.4f}", ha="right", va="top", color=style["color"], **look)
+    for place, (end, name, style) in enumerate(below):
+        axes.text(MARK_EDGE, MARK_EDGE + MARK_STEP * place, f"▼ {name} {end:.4f}", ha="left", va="bottom", color=style["color"], **look)
 
 
 def _draw_band(axes: Axes, x: np.ndarray, per_seed: list[list[float | None]], colour: str) -> None:
@@ -94,12 +122,14 @@ def _draw_band(axes: Axes, x: np.ndarray, per_seed: list[list[float | None]], co
     axes.fill_between(x[known], values_SN[:, known].min(axis=0), values_SN[:, known].max(axis=0), color=colour, alpha=0.18, linewidth=0)
 
 
-def _remarks(content: Content, high: float, has_bands: bool) -> list[str]:
+def _remarks(content: Content, limits: tuple[float, float], has_bands: bool) -> list[str]:
     remarks = []
     if len(content["seeds"]) > 1:
         remarks.append(f"lines: means over seeds{'; bands: from the smallest to the largest seed' if has_bands else ''}")
-    above = sum(value is not None and value > high for arm in content["arms"] for value in arm["curve"]["value"])
+    near = near_arms(content)
+    values = [value for arm in content["arms"] if arm["name"] in near for value in arm["curve"]["value"]]
+    above = sum(value is not None and value > limits[1] for value in values)
     if above:
         lie = "value lies" if above == 1 else "values lie"
         remarks.append(f"{above} early {lie} above the picture, whose axis is chosen by what comes after the first fifth")
-    return remarks
+    return remarks + outside_remarks(content, limits)

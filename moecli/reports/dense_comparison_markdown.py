@@ -5,16 +5,28 @@ Knows a comparison as plain data. Must not compute anything that it doesn't hold
 
 from __future__ import annotations
 
-from moecli.reports.dense_comparison import DASH, UNKNOWN, amount, final, machine, num_bytes, setting
+from moecli.reports.dense_comparison import (
+    DASH,
+    UNKNOWN,
+    amount,
+    factor_with_interval,
+    final,
+    heading,
+    machine,
+    num_bytes,
+    setting,
+    with_interval,
+)
 from moecli.reports.markdown import bullets, escaped, table
 from moecli.reports.picture import Content
 
 LEGEND = (
     "{unit}: pure cross-entropy on the validation text at the end of training, without balance losses; lower is better. "
-    "± and intervals: 95 %, over seeds, of each figure alone. Less: {base} less the arm, paired by seed; below 0 {base} is better. "
+    "± and intervals: 95 %, over seeds, of each figure alone. Difference: {base} − the arm, paired by seed; below 0 {base} is better. "
     "Tokens and time to equal loss: how many times as many the arm took as {base} to the worse of their two final losses; above 1 {base} "
-    "is faster. There the learning rate of the better one had not fallen yet, so the factor is nearer to 1 than if its schedule had ended "
-    "there. Parameters: all experts, and those that a token runs. Seconds and tokens/s are of this machine ({machine})."
+    "is faster; geometric means over seeds. There the learning rate of the better one had not fallen yet, so the factor is nearer to 1 "
+    "than if its schedule had ended there. Parameters: all experts, and those that a token runs. Seconds and tokens/s are of this machine "
+    "({machine})."
 )
 
 
@@ -22,14 +34,14 @@ def as_markdown(content: Content) -> str:
     """Sentences, notes, what came out, what it costs, what is matched; ends with a newline."""
     compared = {comparison["arm"]: comparison for comparison in content["comparisons"]}
     parts = [
-        f"## {escaped(content['base'])} against its dense twins",
+        f"## {escaped(heading(content))}",
         escaped(f"{setting(content)}."),
         bullets([comparison["sentence"] for comparison in content["comparisons"]]),
         *(["**Keep in mind**", bullets(content["notes"])] if content["notes"] else []),
         table(*_outcome(content, compared)),
         "What the arms cost besides:",
         table(*_cost(content)),
-        *(["What is matched, and what rounding left of it:", table(*_matching(content))] if content["matches"] else []),
+        *(["What is matched, and how far off it is:", table(*_matching(content))] if content["matches"] else []),
         escaped(LEGEND.format(unit=content["unit"], base=content["base"], machine=machine(content))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -37,7 +49,7 @@ def as_markdown(content: Content) -> str:
 
 def _outcome(content: Content, compared: dict[str, Content]) -> tuple[list[str], list[list[str]]]:
     header = [
-        "arm", "parameters", "active", content["unit"], f"{content['base']} less", "p", "tokens to equal loss", "time to equal loss",
+        "arm", "parameters", "active", content["unit"], f"{content['base']} − arm", "p", "tokens to equal loss", "time to equal loss",
         "training tokens/s", "generating tokens/s",
     ]  # fmt: skip
     rows = []
@@ -49,7 +61,7 @@ def _outcome(content: Content, compared: dict[str, Content]) -> tuple[list[str],
             for keys in (("params_total", "params_active"), ("train_tokens_per_s", "decode_tokens_per_s"))
         )
         ends = [with_interval(final(content, arm), 4), with_interval(difference, 4, sign="+"), _number(difference.get("p_value"), ".2g")]
-        speedups = [_times(comparison.get(key)) for key in ("tokens_to_equal_loss", "time_to_equal_loss")]
+        speedups = [factor_with_interval(comparison.get(key) or UNKNOWN) for key in ("tokens_to_equal_loss", "time_to_equal_loss")]
         rows.append([arm["name"], *counts, *ends, *speedups, *speeds])
     return header, rows
 
@@ -72,22 +84,6 @@ def _matching(content: Content) -> tuple[list[str], list[list[str]]]:
         for match in content["matches"]
     ]
     return ["arm", "equal", content["base"], "the arm", "mismatch"], rows
-
-
-def with_interval(figure: Content, digits: int, sign: str = "") -> str:
-    """The mean ± half of its interval, which is as wide to both sides; the mean alone where there is no interval."""
-    if figure["mean"] is None:
-        return DASH
-    mean = f"{figure['mean']:{sign}.{digits}f}"
-    if not figure["ci95"]:
-        return mean
-    low, high = figure["ci95"]
-    return f"{mean} ± {(high - low) / 2:.{digits}f}"
-
-
-def _times(figure: Content | None) -> str:
-    text = with_interval(figure or UNKNOWN, 2)
-    return text if text == DASH else f"{text}×"
 
 
 def _number(value: float | None, spec: str) -> str:

@@ -18,6 +18,7 @@ COSTS = (
 )  # fmt: skip
 LOAD = ("cv_load", "max_violation", "dead_experts", "dropped_fraction")
 OVER_SEEDS = ("val_loss", "bits_per_byte", "train_seconds")
+AMOUNTS = ("tokens_at_equal_loss", "seconds_at_equal_loss")
 DIFFERENCES = ("difference", "tokens_to_equal_loss", "time_to_equal_loss")
 
 
@@ -44,18 +45,22 @@ def comparisons(content: Content) -> Iterator[Row]:
         row: Row = {"base": content["base"], "arm": comparison["arm"], "unit": content["unit"]}
         for key in DIFFERENCES:
             row |= _interval(key, comparison[key])
+        row |= {f"{key}_{side}_mean": comparison[key][f"{side}_mean"] for key in AMOUNTS for side in ("base", "arm")}
         p_value = comparison["difference"]["p_value"]
         yield row | {"p_value": p_value, "verdict": comparison["verdict"], "sentence": comparison["sentence"]}
 
 
 def per_seed(content: Content) -> Iterator[Row]:
-    """A row for each run: where it ended, and how far the base's run of the same seed lies from it."""
+    """A row for each run: where it ended, how far the base's run of the same seed lies from it, and what both had spent at equal loss."""
     compared = {comparison["arm"]: comparison for comparison in content["comparisons"]}
     for arm in content["arms"]:
         for place, seed in enumerate(content["seeds"]):
             row: Row = {"arm": arm["name"], "seed": seed, "value": _at(final(content, arm), place), "unit": content["unit"]}
             row |= {key: _at(arm[key], place) for key in OVER_SEEDS}
             row |= {key: _at(compared.get(arm["name"], {}).get(key), place) for key in DIFFERENCES}
+            for key in AMOUNTS:
+                spent = compared.get(arm["name"], {}).get(key)
+                row |= {f"{key}_{side}": spent[side][place] if spent else None for side in ("base", "arm")}
             yield row | {"run_dir": arm["run_dirs"][place] if place < len(arm["run_dirs"]) else None}
 
 

@@ -20,7 +20,7 @@ class Hooks:
     """What the loop calls. Steps are the number of steps done so far."""
 
     log: Callable[[dict[str, Any]], None]
-    """Takes the figures of a step, every `log_every` steps."""
+    """Takes the figures of a step, every `log_every` steps, at the end and at a stop."""
     validate: Callable[[int], None]
     save: Callable[[int], None]
     should_stop: Callable[[], bool]
@@ -37,14 +37,17 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
         TrainingError: loss, gradient or router logits are not finite any more.
     """
     config = trainer.config
-    tokens_per_step = config.batch_size * trainer.batches.seq_len
-    total_seconds, seconds, steps_timed = 0.0, 0.0, 0
+    total_seconds, window = 0.0, _Window()
     unchecked: list[StepResult] = []
     if first_step and _is_due(first_step, validate_every) and first_step < config.steps:
         hooks.validate(first_step)  # the stop may have come before it
     for step in range(first_step, config.steps):
         if hooks.should_stop():
+            started = time.perf_counter()
             _check_finite(unchecked)
+            if window.steps:  # their seconds would be lost
+                window.seconds += time.perf_counter() - started
+                hooks.log(window.figures(trainer))
             hooks.save(step)
             raise Interrupted(f"stopped after step {step} of {config.steps}; the checkpoint is saved", next_step="add --resume to go on")
         done = step + 1
@@ -58,16 +61,34 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
         # Reading numbers waits for the device, so that what was timed is done. Nothing is saved or validated unseen.
         if is_logged or is_saved or is_validated:
             _check_finite(unchecked)
-        seconds, steps_timed = seconds + time.perf_counter() - started, steps_timed + 1
+        window.add(result, time.perf_counter() - started)
         if is_logged:
-            speed = {"tokens_per_s": tokens_per_step * steps_timed / seconds}
-            hooks.log({"step": done, "tokens": done * tokens_per_step} | result.figures() | speed)
-            total_seconds, seconds, steps_timed = total_seconds + seconds, 0.0, 0
+            hooks.log(window.figures(trainer))
+            total_seconds, window = total_seconds + window.seconds, _Window()
         if is_validated:
             hooks.validate(done)
         if is_saved:
             hooks.save(done)
     return total_seconds
+
+
+@dataclass(slots=True)
+class _Window:
+    """The steps since the last line of the log."""
+
+    seconds: float = 0.0
+    steps: int = 0
+    last: StepResult | None = None
+
+    def add(self, result: StepResult, seconds: float) -> None:
+        self.last, self.steps, self.seconds = result, self.steps + 1, self.seconds + seconds
+
+    def figures(self, trainer: Trainer) -> dict[str, Any]:
+        """Those of its last step, and the speed of all of them."""
+        assert self.last is not None
+        done, tokens_per_step = self.last.step + 1, trainer.config.batch_size * trainer.batches.seq_len
+        speed = {"tokens_per_s": tokens_per_step * self.steps / self.seconds}
+        return {"step": done, "tokens": done * tokens_per_step} | self.last.figures() | speed
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -104,7 +104,8 @@ def build_arms(base: ArmRecipe, others: Sequence[ArmRecipe], matches: Collection
     arms = [moe]
     matched: dict[Match, Matched] = {}
     for match in wanted:
-        twin = dense_twin(base.recipe.model, moe.plan.vocab_size, base.recipe.data.seq_len, COST_OF_MATCH[match])
+        cost, ahead = COST_OF_MATCH[match], moe.plan.cost.forward_passes_ahead
+        twin = dense_twin(base.recipe.model, moe.plan.vocab_size, base.recipe.data.seq_len, cost, ahead)
         same = next((arm for arm in arms[1:] if arm.twin is not None and arm.twin.d_ff == twin.d_ff), None)
         if same is not None and match != "time":
             matched[match] = Matched(same.name, twin)
@@ -133,6 +134,9 @@ def check_can_be_compared(base: ArmRecipe, others: Sequence[ArmRecipe]) -> None:
         elif base.recipe.objective == "masked-lm" and other.recipe.training.mask_rate != base.recipe.training.mask_rate:
             what = f"training.mask_rate {other.recipe.training.mask_rate} hides other tokens than that of {base.recipe.name}"
             problems.append(RecipeError(what, where=other.source, allowed=str(base.recipe.training.mask_rate)))
+        elif base.recipe.objective == "masked-lm" and other.recipe.data.seq_len != base.recipe.data.seq_len:
+            what = f"data.seq_len {other.recipe.data.seq_len} hides other tokens than that of {base.recipe.name}"
+            problems.append(RecipeError(what, where=other.source, allowed=str(base.recipe.data.seq_len)))
     _raise_all(problems)
 
 
@@ -185,7 +189,13 @@ def _twin_recipe(base: Recipe, twin: Twin, match: Match) -> Recipe:
     """Everything as it is, but for the model and for what only a router can use."""
     tree = base.model_dump()
     # A pass over the whole step to judge its balance would cost the twin time and give it nothing.
-    router_only = {"bias_update": None, "load_loss": 0.0, "importance_loss": 0.0, "balance_scope": "micro-batch"}
+    router_only: dict[str, object] = {
+        "bias_update": None,
+        "load_loss": 0.0,
+        "importance_loss": 0.0,
+        "balance_scope": "micro-batch",
+        "freeze": [],
+    }
     changes = {
         "name": f"{base.name[:LONGEST_BASE_NAME]}-dense-{match}",
         "allow_future_leak": False,
@@ -196,9 +206,11 @@ def _twin_recipe(base: Recipe, twin: Twin, match: Match) -> Recipe:
 
 
 def _validated_often(recipe: Recipe) -> Recipe:
-    """The same training, looked at more often on the way where its own validations are too few to draw a curve."""
-    often = max(1, recipe.training.steps // FEWEST_VALIDATIONS)
-    every = min(recipe.evaluation.every or often, often)
+    """The same training, looked at as often as every other arm, whatever its `evaluation.every` is.
+
+    A curve of more points would find an equal loss earlier.
+    """
+    every = max(1, recipe.training.steps // FEWEST_VALIDATIONS)
     return recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"every": every})})
 
 

@@ -7,41 +7,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from moecli.analysis.learning_curve import LearningCurve, speed_up_to_equal_loss
-from moecli.analysis.seeds import SeedMean, paired_p_value, seed_mean
-from moecli.model.device import pick_device
+from moecli.analysis.seeds import paired_p_value, seed_mean
+from moecli.data.corpora.base import Corpus
+from moecli.data.corpora.files import FilesCorpus
+from moecli.evaluation.decode_speed import DecodeRate
 from moecli.recipe.leak_notes import SEES_FUTURE, leak_notes, leaks_json
-from moecli.workflows.compare_arms import Arm
-from moecli.workflows.compare_measures import BATCH_SIZE, NEW_TOKENS, PROMPT_TOKENS, DecodeSpeed
-from moecli.workflows.compare_notes import Measure
+from moecli.workflows.compare_equal_loss import equal_loss_json
+from moecli.workflows.compare_measures import BATCH_SIZE, NEW_TOKENS, PROMPT_TOKENS
+from moecli.workflows.compare_notes import Measure, time_match_notes
 from moecli.workflows.compare_plan import ComparisonPlan
+from moecli.workflows.compare_result_notes import result_notes
+from moecli.workflows.compare_results import ArmResult
 from moecli.workflows.compare_runs import FinishedRun
 from moecli.workflows.compare_verdict import Contest
 
-
-@dataclass(frozen=True, slots=True)
-class ArmResult:
-    """All that is known of an arm in the end."""
-
-    arm: Arm
-    runs: tuple[FinishedRun, ...]
-    """One per seed, in the same order for every arm."""
-    peak_memory_bytes: int
-    decode_speed: DecodeSpeed | None
-
-    def final_values(self, measure: Measure) -> list[float]:
-        return [run.val_loss * _scale(run, measure) for run in self.runs]
-
-    def curve(self, run: FinishedRun, measure: Measure, *, over_seconds: bool) -> LearningCurve:
-        """One run's validations over tokens, or over seconds."""
-        tokens = [step * self.arm.tokens_per_step for step in run.validated_steps]
-        scale = _scale(run, measure)
-        return LearningCurve(run.validated_seconds if over_seconds else tokens, [loss * scale for loss in run.val_losses])
+# Of a corpus of files; the recipes have them all.
+MOST_PATHS = 3
 
 
 def comparison_content(plan: ComparisonPlan, results: Sequence[ArmResult]) -> dict[str, Any]:
@@ -50,20 +33,20 @@ def comparison_content(plan: ComparisonPlan, results: Sequence[ArmResult]) -> di
     comparisons = [_comparison(base, result, plan) for result in results[1:]]
     recipe = plan.base.recipe
     generates = base.decode_speed is not None
+    matches = [_with_seconds(match, results) for match in plan.matches_json()]
     return {
         "name": recipe.name,
         "base": plan.base.name,
         **leaks_json(recipe),
-        "corpus": recipe.data.corpus.kind,
+        "corpus": corpus_in_short(recipe.data.corpus),
         "split": "validation",
         "seq_len": recipe.data.seq_len,
-        "device": pick_device(recipe.training.device).type,
-        "threads": torch.get_num_threads(),
+        **{key: base.runs[0].machine[key] for key in ("device", "threads")},
         "seeds": list(plan.seeds),
         "measure": plan.measure,
         "unit": plan.unit,
-        "notes": plan.notes,
-        "matches": [_with_seconds(match, results) for match in plan.matches_json()],
+        "notes": plan.notes + time_match_notes(matches, plan.base.name) + result_notes(results, plan.measure, plan.seeds),
+        "matches": matches,
         "arms": [_arm(result, plan.measure) for result in results],
         "decode": {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "batch_size": BATCH_SIZE} if generates else None,
         "comparisons": comparisons,
@@ -72,12 +55,12 @@ def comparison_content(plan: ComparisonPlan, results: Sequence[ArmResult]) -> di
     }
 
 
-def _scale(run: FinishedRun, measure: Measure) -> float:
-    """From nats per token to what is compared: on one text, bits per byte are a multiple of it."""
-    if measure == "loss":
-        return 1.0
-    assert run.bits_per_byte is not None
-    return run.bits_per_byte / run.val_loss
+def corpus_in_short(corpus: Corpus) -> str:
+    """The kind of the corpus, and of files the first paths."""
+    if not isinstance(corpus, FilesCorpus):
+        return corpus.kind
+    more = len(corpus.paths) - MOST_PATHS
+    return f"{corpus.kind} {', '.join(corpus.paths[:MOST_PATHS])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _with_seconds(match: dict[str, Any], results: Sequence[ArmResult]) -> dict[str, Any]:
@@ -108,8 +91,8 @@ def _arm(result: ArmResult, measure: Measure) -> dict[str, Any]:
         "bits_per_byte": seed_mean(bits_per_byte).to_json() if bits_per_byte else None,
         "train_seconds": seconds.to_json(),
         "train_tokens_per_s": arm.recipe.training.steps * arm.tokens_per_step / seconds.mean,
-        "decode_tokens_per_s": speed.single if speed else None,
-        "decode_tokens_per_s_batched": speed.batched if speed else None,
+        **_decode_rate("decode_tokens_per_s", speed.single if speed else None),
+        **_decode_rate("decode_tokens_per_s_batched", speed.batched if speed else None),
         "weight_bytes": arm.plan.memory.weights,
         "peak_memory_bytes": result.peak_memory_bytes,
         "load": _load(runs),
@@ -117,6 +100,11 @@ def _arm(result: ArmResult, measure: Measure) -> dict[str, Any]:
         "curve": _curve(result, measure),
         "run_dirs": [str(run.run.path) for run in runs],
     }
+
+
+def _decode_rate(key: str, rate: DecodeRate | None) -> dict[str, Any]:
+    """The median round, and the slowest and the fastest."""
+    return {key: rate.median if rate else None, f"{key}_range": [rate.low, rate.high] if rate else None}
 
 
 def _load(runs: Sequence[FinishedRun]) -> dict[str, float] | None:
@@ -149,19 +137,7 @@ def _comparison(base: ArmResult, other: ArmResult, plan: ComparisonPlan) -> dict
     return {
         "arm": other.arm.name,
         "difference": contest.difference.to_json() | {"p_value": p_value},
-        "tokens_to_equal_loss": _speed_up(base, other, plan.measure, over_seconds=False).to_json(),
-        "time_to_equal_loss": _speed_up(base, other, plan.measure, over_seconds=True).to_json(),
+        **equal_loss_json(base, other, plan.measure),
         "verdict": contest.verdict,
         "sentence": contest.sentence,
     }
-
-
-def _speed_up(base: ArmResult, other: ArmResult, measure: Measure, *, over_seconds: bool) -> SeedMean:
-    return seed_mean(
-        [
-            speed_up_to_equal_loss(
-                base.curve(of_base, measure, over_seconds=over_seconds), other.curve(of_other, measure, over_seconds=over_seconds)
-            )
-            for of_base, of_other in zip(base.runs, other.runs, strict=True)
-        ]
-    )

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moecli.errors import Interrupted
+from moecli.errors import Interrupted, MoecliError
 from moecli.model.device import check_memory, pick_device
-from moecli.workflows.compare_content import ArmResult, comparison_content
+from moecli.workflows.compare_content import comparison_content
 from moecli.workflows.compare_measures import measure_decode_speed, measure_peak_memory
 from moecli.workflows.compare_plan import ComparisonPlan, PlannedRun
 from moecli.workflows.compare_progress import ComparisonProgress
+from moecli.workflows.compare_results import ArmResult
 from moecli.workflows.compare_runs import FinishedRun, bring_to_end, read_finished
-from moecli.workflows.events import Event, Listener, RunBegun, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.events import Event, Listener, RunBegun, RunsDone, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.sole_use import sole_use
 from moecli.workflows.stats_folder import dense_comparison_target, write_dense_comparison_files
 
 GO_ON = "the same command goes on"
@@ -41,11 +43,19 @@ def compare_dense(plan: ComparisonPlan, listener: Listener, should_stop: Callabl
 
     Raises:
         Interrupted: a stop was asked for; what is done is kept, and the same call goes on with the rest.
-        MoecliError: a model does not fit this machine, or a training failed.
+        MoecliError: a model does not fit this machine, another process is at work in the folder, or a training failed: then with its name.
     """
     for arm in plan.arms:
         check_memory(arm.plan.memory.total, pick_device(arm.recipe.training.device))
+    _check_memory_of_generation(plan)
+    with sole_use(plan.folder, "another comparison"):
+        return _compare(plan, listener, should_stop)
+
+
+def _compare(plan: ComparisonPlan, listener: Listener, should_stop: Callable[[], bool]) -> DenseComparison:
     plan, finished = _train_missing(plan, listener, should_stop)
+    listener(RunsDone())
+    _check_stop(should_stop)
     runs_of = {arm.name: tuple(finished[arm.name, seed] for seed in plan.seeds) for arm in plan.arms}
     listener(Stage("measuring the memory of training"))
     peaks = measure_peak_memory(plan.arms)
@@ -58,6 +68,17 @@ def compare_dense(plan: ComparisonPlan, listener: Listener, should_stop: Callabl
     listener(Stage("drawing"))
     files = write_dense_comparison_files(content, dense_comparison_target(plan.folder))
     return DenseComparison(content, plan.folder, files)
+
+
+def _check_memory_of_generation(plan: ComparisonPlan) -> None:
+    """Before hours of training, not after: the models take turns when generation is timed, so all are loaded."""
+    weight_bytes = {arm.recipe.model.model_dump_json(): arm.plan.memory.weights for arm in plan.arms}
+    check_memory(
+        sum(weight_bytes.values()),
+        pick_device(plan.base.recipe.training.device),
+        what="timing the generation of all arms side by side",
+        next_step="compare fewer arms at a time",
+    )
 
 
 Finished = dict[tuple[str, int], FinishedRun]
@@ -82,12 +103,17 @@ def _train_missing(plan: ComparisonPlan, listener: Listener, should_stop: Callab
 
 
 def _train(plan: ComparisonPlan, run: PlannedRun, listener: Listener, should_stop: Callable[[], bool]) -> None:
+    """Trains one run. What goes wrong in it is told with its name and what is done of the whole."""
     try:
         bring_to_end(run.run, plan.recipe(run), plan.data(run), listener, should_stop)
-    except Interrupted as error:
+    except MoecliError as error:
         done = sum(other.state == "finished" for other in plan.runs[plan.runs.index(run) :]) + plan.runs.index(run)
-        what = f"{error.what}; {done} of {len(plan.runs)} runs are done"
-        raise Interrupted(what, where=f"{run.arm}, seed {run.seed}", next_step=GO_ON) from error
+        raise type(error)(
+            f"{error.what}; {done} of {len(plan.runs)} runs are done",
+            where=": ".join(filter(None, [f"{run.arm}, seed {run.seed}", error.where])),
+            allowed=error.allowed,
+            next_step=GO_ON if isinstance(error, Interrupted) else error.next_step,
+        ) from error
 
 
 def _following(progress: ComparisonProgress, listener: Listener, steps: int) -> Listener:
@@ -106,9 +132,12 @@ def _following(progress: ComparisonProgress, listener: Listener, steps: int) -> 
 
 
 def _steps_in_the_same_seconds(plan: ComparisonPlan, finished: Finished) -> int:
-    """How many steps of the active twin take as long as the MoE's training, by the runs of the first seed."""
+    """How many steps of the active twin take as long as the MoE's training, by the runs of the first seed and what a step takes in them.
+
+    The time before steps go at their usual pace comes once, however many there are: it is in neither.
+    """
     base, active = (finished[name, plan.seeds[0]] for name in (plan.base.name, plan.matched["active"].arm))
-    return max(1, round(base.seconds / (active.seconds / active.steps)))
+    return max(1, round(base.steps * base.seconds_per_step / active.seconds_per_step))
 
 
 def _check_stop(should_stop: Callable[[], bool]) -> None:

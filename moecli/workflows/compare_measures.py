@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moecli.evaluation.decode_speed import DecodeSubject, decode_speeds
+from moecli.evaluation.decode_speed import DecodeRate, DecodeSubject, decode_speeds
 from moecli.model.checkpoint import load_model
 from moecli.model.device import pick_device
 from moecli.model.init import build_gpt
@@ -26,7 +26,8 @@ from moecli.workflows.run_dir import RunDir
 PROMPT_TOKENS = 16
 NEW_TOKENS = 64
 BATCH_SIZE = 8
-ROUNDS = 3
+# A round of a small model takes a few hundredths of a second, in which anything may come between.
+FEWEST_ROUNDS, SECONDS = 3, 2.0
 
 Measured = TypeVar("Measured")
 
@@ -35,9 +36,9 @@ Measured = TypeVar("Measured")
 class DecodeSpeed:
     """Tokens per second of generation."""
 
-    single: float
+    single: DecodeRate
     """With one sequence."""
-    batched: float
+    batched: DecodeRate
     """Summed over BATCH_SIZE sequences."""
 
 
@@ -91,10 +92,8 @@ def _peak_memory(arm: Arm) -> int:
 
 def _decode_speeds(arms: Sequence[Arm], runs: Sequence[RunDir]) -> list[DecodeSpeed | None]:
     subjects = [_decode_subject(arm, run) for arm, run in zip(arms, runs, strict=True)]
-    single, batched = (
-        decode_speeds(subjects, prompt_tokens=PROMPT_TOKENS, new_tokens=NEW_TOKENS, batch_size=batch_size, rounds=ROUNDS)
-        for batch_size in (1, BATCH_SIZE)
-    )
+    amounts = {"prompt_tokens": PROMPT_TOKENS, "new_tokens": NEW_TOKENS, "rounds": FEWEST_ROUNDS}
+    single, batched = (decode_speeds(subjects, batch_size=size, seconds=SECONDS, **amounts) for size in (1, BATCH_SIZE))
     return [DecodeSpeed(one, many) for one, many in zip(single, batched, strict=True)]
 
 

@@ -6,12 +6,18 @@ Knows the arms. Must not know their results.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from moecli.moe.layers import SparseMoEConfig
 from moecli.recipe.leak_notes import leak_notes
 from moecli.workflows.compare_arms import Arm
+from moecli.workflows.eval import unknown_fraction
+from moecli.workflows.generate_notes import EVERY_PASS, NO_CAPACITY
 
 Measure = Literal["loss", "bits_per_byte"]
+
+# Seconds are measured, and no two trainings take the same: a match in time that is farther off than this is told.
+MOST_OFF_IN_TIME = 0.05
 
 
 def measure_of(arms: Sequence[Arm]) -> Measure:
@@ -27,14 +33,24 @@ def unit_of(arms: Sequence[Arm]) -> str:
 
 
 def comparison_notes(arms: Sequence[Arm], seeds: Sequence[int]) -> list[str]:
-    """Leaks first, then what is compared how, then budgets, then seeds."""
+    """Leaks first, then what is compared how, then budgets, then generation, then seeds."""
     base, others = arms[0], arms[1:]
     notes = [f"{arm.name}: {note}" for arm in arms for note in leak_notes(arm.recipe)]
     notes += [_data_note(base, arm) for arm in others if arm.data.fingerprint != base.data.fingerprint]
+    if measure_of(arms) == "bits_per_byte":
+        notes.append(_token_note(arms))
+    notes += _unknown_notes(arms)
     notes += [note for arm in others for note in _budget_notes(base, arm)]
+    notes += [f"{arm.name}: {note}" for arm in arms for note in _generation_notes(arm)]
     if len(seeds) == 1:
         notes.append("one seed: no interval and no test, so no difference is told apart from chance")
     return notes
+
+
+def time_match_notes(matches: Sequence[dict[str, Any]], base: str) -> list[str]:
+    """Where a twin did not train for the seconds that it was to train for."""
+    far = [(match["arm"], match["mismatch"]) for match in matches if match["match"] == "time" and abs(match["mismatch"]) > MOST_OFF_IN_TIME]
+    return [f"{arm} was to train for as long as {base}, and took {abs(off):.1%} {'more' if off > 0 else 'less'} time" for arm, off in far]
 
 
 def _data_note(base: Arm, arm: Arm) -> str:
@@ -48,6 +64,35 @@ def _data_note(base: Arm, arm: Arm) -> str:
         f"{arm.name} is trained and judged on other text than {base.name}: nats per token can't be compared, "
         "so the arms are compared by bits per byte, each of its own text, and a difference may come from the text"
     )
+
+
+def _token_note(arms: Sequence[Arm]) -> str:
+    sizes = [f"{arm.data.train.num_bytes / len(arm.data.train.ids):.2f} bytes in {arm.name}" for arm in arms]
+    return (
+        f"a token of the training text is {', '.join(sizes)}: where curves go over tokens these are not alike, "
+        "and between arms of other text or tokens there is no speed-up in tokens, only in time"
+    )
+
+
+def _unknown_notes(arms: Sequence[Arm]) -> list[str]:
+    """How much of the validation text the tokenizers can't write; of every arm where tokenizers or texts differ."""
+    shares = [unknown_fraction(arm.data.validation, arm.data.tokenizer) for arm in arms]
+    if measure_of(arms) == "bits_per_byte":
+        told = ", ".join(f"{share:.2%} of {arm.name}" for arm, share in zip(arms, shares, strict=True))
+        return [f"validation tokens that are unknown to the tokenizer, so that the loss does not count what they spell: {told}"]
+    told = f"{shares[0]:.2%} of the validation tokens are unknown to the tokenizer: the loss does not count what they spell"
+    return [told] if shares[0] else []
+
+
+def _generation_notes(arm: Arm) -> list[str]:
+    """Where generation, whose speed is measured, is not what the arm was trained and judged with."""
+    ffn = arm.recipe.model.ffn
+    if arm.recipe.objective == "masked-lm":
+        return []
+    if arm.recipe.leaks_future:
+        return [f"in generation {EVERY_PASS}"]
+    is_off = isinstance(ffn, SparseMoEConfig) and ffn.capacity is not None and ffn.capacity.eval_factor is not None
+    return [NO_CAPACITY] if is_off else []
 
 
 def _text_settings(arm: Arm) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from moecli.data.prepare import PreparedData
-from moecli.errors import RunError
+from moecli.data.prepare import PreparedData, prepare
+from moecli.errors import RunError, TrainingError
 from moecli.recipe.schema import Recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.events import Listener
 from moecli.workflows.resume import check_same_data, check_same_recipe
-from moecli.workflows.run_dir import RunDir, is_run_without_checkpoint, writing
+from moecli.workflows.run_dir import RunDir, is_run_without_checkpoint, point_latest, writing
 from moecli.workflows.train import train
 
 RunState = Literal["to begin", "to go on", "finished"]
 
 # What a training has made of its folder when it is killed before its first checkpoint.
 EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints")
+MACHINE = ("device", "threads", "cpus", "platform")
 OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
 
 
@@ -38,7 +40,7 @@ def run_state(run: RunDir, recipe: Recipe, data: PreparedData) -> RunState:
     """
     if not run.path.exists():
         return "to begin"
-    if not run.latest.exists():
+    if not run.latest.exists() and _last_checkpoint(run) is None:
         _check_is_early(run)
         return "to begin"
     check_same_recipe(run, recipe, may_differ=(), next_step=OTHER_PLACE)
@@ -52,6 +54,12 @@ def bring_to_end(run: RunDir, recipe: Recipe, data: PreparedData, listener: List
     state = run_state(run, recipe, data)
     if state == "finished":
         return
+    if prepare(recipe.data).fingerprint != data.fingerprint:
+        what = "the text has changed since this comparison was begun, and a run on other text can't be compared with the others"
+        raise RunError(what, where=str(run.path), next_step=f"bring the old text back, or {OTHER_PLACE}")
+    last = _last_checkpoint(run)
+    if not run.latest.exists() and last is not None:  # killed before the link was made, or copied without it
+        point_latest(run, last)
     if state == "to begin" and run.path.exists():
         with writing(run.path):
             shutil.rmtree(run.path)
@@ -75,6 +83,10 @@ class FinishedRun:
     val_losses: tuple[float, ...]
     validated_seconds: tuple[float, ...]
     """Of the steps until each validation."""
+    seconds_per_step: float
+    """Median over the logged windows after the first, in which the model is compiled and caches are cold."""
+    machine: dict[str, Any]
+    """What seconds depend on: the values of MACHINE in its environment.json."""
 
     @property
     def steps(self) -> int:
@@ -85,15 +97,21 @@ def read_finished(run: RunDir) -> FinishedRun:
     """Reads a run whose state is "finished".
 
     Raises:
+        TrainingError: its final loss is no number.
         RunError: its metrics are damaged.
     """
     result = _read_result(run)
     assert result is not None
+    if result["val_loss"] is None:
+        remove = "remove this folder, so that the run is made again"
+        next_step = f"lower training.learning_rate and give another --out; if the machine was at fault, {remove}"
+        raise TrainingError("the loss on the validation text is no number at the end", where=str(run.path), next_step=next_step)
     lines = read_metrics(run.metrics)
     try:
         logged = [(line["step"], line["tokens"], line["tokens_per_s"]) for line in lines if "tokens_per_s" in line]
         validated = {line["step"]: float(line["val_loss"]) for line in lines if "val_loss" in line}
         steps, seconds = _seconds_by_step(logged)
+        per_step = [tokens / step / tokens_per_s for step, tokens, tokens_per_s in logged]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise RunError(f"damaged: {error!r}", where=str(run.metrics), next_step=OTHER_PLACE) from error
     if not validated or not logged or max(validated) != result["steps"] or steps[-1] != result["steps"]:
@@ -108,7 +126,17 @@ def read_finished(run: RunDir) -> FinishedRun:
         validated_steps=tuple(sorted(validated)),
         val_losses=tuple(validated[step] for step in sorted(validated)),
         validated_seconds=tuple(np.interp(sorted(validated), steps, seconds).tolist()),
+        seconds_per_step=statistics.median(per_step[1:] or per_step),
+        machine=_read_machine(run),
     )
+
+
+def _read_machine(run: RunDir) -> dict[str, Any]:
+    try:
+        environment = json.loads(run.environment.read_text(encoding="utf-8"))
+        return {key: environment[key] for key in MACHINE}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"missing or damaged: {error!r}", where=str(run.environment), next_step=OTHER_PLACE) from error
 
 
 def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int], list[float]]:
@@ -122,10 +150,11 @@ def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int
 
 
 def _read_result(run: RunDir) -> dict[str, Any] | None:
-    """None where there is none, or not a whole one: then the end of the training is done again."""
+    """None where there is none, or not a whole one: then the end of the training is done again. A loss that is no number is null."""
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))
-        is_whole = isinstance(result["steps"], int) and isinstance(result["val_loss"], float) and isinstance(result["load"]["mean"], dict)
+        has_loss = result["val_loss"] is None or isinstance(result["val_loss"], float)
+        is_whole = has_loss and isinstance(result["steps"], int) and isinstance(result["load"]["mean"], dict)
         return result if is_whole and "bits_per_byte" in result else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -137,9 +166,17 @@ def _check_is_early(run: RunDir) -> None:
         raise RunError("is no folder, so no run can be put there", where=str(run.path), next_step=OTHER_PLACE)
     names = sorted(path.name for path in run.path.iterdir())
     foreign = [name for name in names if name not in EARLY_FILES and not name.startswith(tuple(f".{early}-" for early in EARLY_FILES))]
+    if run.checkpoints.is_dir():
+        foreign += sorted(f"{run.checkpoints.name}/{path.name}" for path in run.checkpoints.iterdir() if not path.name.startswith("."))
     if foreign or (names and not is_run_without_checkpoint(run.path)):
         what = f"{(foreign or names)[0]} is here, which is not of a run that could go on, and would be lost"
         raise RunError(what, where=str(run.path), next_step=OTHER_PLACE)
+
+
+def _last_checkpoint(run: RunDir) -> Path | None:
+    """Of those that are there, which are whole: they are renamed into place."""
+    steps = [path for path in run.checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return max(steps, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
 def as_run_dir(folder: Path, arm: str, seed: int) -> RunDir:

@@ -25,12 +25,19 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         # torch's own word names the build too (+cpu, +cu130), its package's metadata does not.
         "packages": {"torch": torch.__version__} | {package: _version(package) for package in PACKAGES},
+        **describe_machine(device),
+        "seed": seed,
+        "git_commit": _git_commit(),
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What seconds depend on: those of runs with the same description can be compared."""
+    return {
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "seed": seed,
-        "git_commit": _git_commit(),
     }
 
 

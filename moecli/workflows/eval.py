@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moecli.data.corpora.files import FilesCorpus
+from moecli.data.token_split import TokenSplit
+from moecli.data.tokenizer import Tokenizer
 from moecli.evaluation.audit import Audit
 from moecli.evaluation.evaluate import Evaluation
 from moecli.recipe.leak_notes import leaks_json
@@ -18,7 +20,7 @@ from moecli.recipe.schema import Recipe
 from moecli.workflows.eval_sweep import SweepRow, SweepValues, sweep
 from moecli.workflows.evaluate_split import audit_split, evaluate_split
 from moecli.workflows.events import Listener, Stage
-from moecli.workflows.opened_run import OpenedRun, Split, open_run
+from moecli.workflows.opened_run import Split, open_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,12 @@ def evaluate_run(
         split=opened.split,
         evaluation=trained or evaluate_split(model, recipe, tokens, vocab_size),
         recipe=recipe,
-        unknown_fraction=_unknown_fraction(opened),
+        unknown_fraction=unknown_fraction(opened.tokens, opened.tokenizer),
         audit=audit_split(model, recipe, tokens, vocab_size) if audit else None,
         sweep=rows,
     )
 
 
-def _unknown_fraction(opened: OpenedRun) -> float:
-    unknown_id = opened.tokenizer.unknown_id
-    return 0.0 if unknown_id is None else float((opened.tokens.ids == unknown_id).mean())
+def unknown_fraction(tokens: TokenSplit, tokenizer: Tokenizer) -> float:
+    """Share of a text's tokens that stand for what the tokenizer can't write."""
+    return 0.0 if tokenizer.unknown_id is None else float((tokens.ids == tokenizer.unknown_id).mean())

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from moecli.analysis.load_report import LoadCollector
 from moecli.data.batches import Batch
-from moecli.errors import FieldProblem, RunError
+from moecli.errors import FieldProblem, MoecliError, RunError
 from moecli.evaluation.evaluate import Evaluation
 from moecli.evaluation.routing_setting import RoutingSetting, sweep_problems, sweep_settings, trained_setting, with_setting
 from moecli.model.rerouted import with_feed_forward
 from moecli.moe.routing import RoutingRecord
 from moecli.moe.sparse import SparseMoEConfig
 from moecli.recipe.leak_notes import leak_notes, leaks_json
+from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.evaluate_split import evaluate_split
 from moecli.workflows.events import Listener, Progress, Stage
 from moecli.workflows.opened_run import OpenedRun
+from moecli.workflows.run_dir import find_checkpoint
 
 OPTIONS = {"top_k": "--top-k", "capacity_factor": "--capacity"}
 
@@ -72,16 +75,27 @@ def sweep(opened: OpenedRun, values: SweepValues, listener: Listener) -> list[Sw
         RunError: the run has no experts to choose among, or can't be evaluated with a value; all of these at once.
     """
     config = _sparse_config(opened)
-    recipe = opened.recipe
-    problems = sweep_problems(
-        config, values.top_ks, values.capacity_factors, batch_size=recipe.evaluation.batch_size, seq_len=recipe.data.seq_len
-    )
-    if problems:
+    if problems := _problems(config, values, opened.recipe):
         raise _refusal(problems, opened)
     settings = sweep_settings(config, values.top_ks, values.capacity_factors)
     listener(Stage(f"evaluating {len(settings)} settings"))
     progress = _TokenProgress(listener, total=len(settings) * (len(opened.tokens.ids) - 1))
     return [_evaluate(opened, config, setting, progress) for setting in settings]
+
+
+def refused_values(run_path: Path, values: SweepValues) -> list[str]:
+    """What a run can't be evaluated with, by its recipe alone; nothing where there is no run, which `evaluate_run` will tell."""
+    try:
+        recipe = load_recipe(find_checkpoint(run_path)[0].recipe).recipe
+    except MoecliError:
+        return []
+    config = recipe.model.ffn
+    return [_told(problem) for problem in _problems(config, values, recipe)] if isinstance(config, SparseMoEConfig) else []
+
+
+def _problems(config: SparseMoEConfig, values: SweepValues, recipe: Recipe) -> list[FieldProblem]:
+    sizes = {"batch_size": recipe.evaluation.batch_size, "seq_len": recipe.data.seq_len}
+    return sweep_problems(config, values.top_ks, values.capacity_factors, **sizes)
 
 
 def _evaluate(opened: OpenedRun, config: SparseMoEConfig, setting: RoutingSetting, progress: _TokenProgress) -> SweepRow:
@@ -124,7 +138,11 @@ def _sparse_config(opened: OpenedRun) -> SparseMoEConfig:
     )
 
 
+def _told(problem: FieldProblem) -> str:
+    return f"{OPTIONS[problem.field]} {problem.what} (allowed: {problem.allowed})"
+
+
 def _refusal(problems: Sequence[FieldProblem], opened: OpenedRun) -> RunError:
-    lines = [f"{OPTIONS[problem.field]} {problem.what} (allowed: {problem.allowed})" for problem in problems]
+    lines = [_told(problem) for problem in problems]
     heading = f"{opened.run.path}: can't be evaluated so\n  " if len(lines) > 1 else f"{opened.run.path}: "
     return RunError(heading + "\n  ".join(lines), next_step="leave these values out")

@@ -82,5 +82,10 @@ class WorkDone:
     """None until there is something to judge by."""
 
 
-Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved | RunBegun | WorkDone
+@dataclass(frozen=True, slots=True)
+class RunsDone:
+    """Every run of a comparison is trained: what is left can be done again from their folders."""
+
+
+Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved | RunBegun | WorkDone | RunsDone
 Listener = Callable[[Event], None]

@@ -6,10 +6,12 @@ Knows runs, tokenizers and when a text is at its end. Must not know how text is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from torch import Tensor
 
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import DataError, RunError
@@ -21,14 +23,17 @@ from moecli.model.kv_cache import KVCache
 from moecli.recipe.leak_notes import leaks_json
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
+from moecli.workflows.events import Listener, Progress, Stage
 from moecli.workflows.generate_notes import generate_notes
+from moecli.workflows.growing_text import Finish, GrowingText
 from moecli.workflows.opened_run import check_vocabulary
 from moecli.workflows.run_dir import find_checkpoint
-from moecli.workflows.stop_text import StopText
 
-Finish = Literal["stop", "end-of-text", "length"]
 TextListener = Callable[[int, str], None]
 """Told the number of a text and what it has grown by."""
+
+# While a token is drawn, its logits are there in float64 as they came, sorted, and as probabilities.
+DRAW_BYTES_PER_LOGIT = 4 * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,16 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Seconds:
+    """How long the texts took."""
+
+    prompt: float
+    """The pass over the prompts, with the first token of each text."""
+    later: float
+    """All other tokens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """The texts that were written: those of the first prompt, then those of the second, and so on."""
 
@@ -67,14 +82,19 @@ class Generation:
     finishes: list[Finish]
     tokens: int
     """Of all texts, those that ended one included, prompts not."""
-    seconds: float
-    """From the prompts to the last token."""
+    seconds: Seconds
     seed: int
     notes: list[str]
 
     @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+    def tokens_per_s(self) -> float | None:
+        """Of the tokens after the pass over the prompts, which gives the first of each text; None where there are no others."""
+        later = self.tokens - len(self.texts)
+        return later / self.seconds.later if later > 0 else None
+
+    @property
+    def is_interrupted(self) -> bool:
+        return "interrupted" in self.finishes
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,14 +104,28 @@ class Generation:
             "finish": self.finishes,
             "tokens": self.tokens,
             "tokens_per_s": self.tokens_per_s,
+            "prompt_seconds": self.seconds.prompt,
             "seed": self.seed,
             "notes": self.notes,
             **leaks_json(self.recipe),
         }
 
 
-def generate_text(run_path: Path, request: GenerateRequest, listener: TextListener) -> Generation:
+def generate_text(
+    run_path: Path,
+    request: GenerateRequest,
+    text_listener: TextListener,
+    listener: Listener = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generation:
     """Goes on with each prompt until the end of the text, a stop text, or `max_tokens`.
+
+    Args:
+        run_path: a run folder, or a checkpoint folder in one.
+        request: what is to be written.
+        text_listener: is told what each text grows by.
+        listener: is told how long the longest text is.
+        should_stop: asked after each token; then all texts end where they are.
 
     Raises:
         RunError: no run, a damaged one, or one that can't generate.
@@ -104,17 +138,20 @@ def generate_text(run_path: Path, request: GenerateRequest, listener: TextListen
         what = "trained on masked-lm: it fills in hidden tokens from both sides, and has never gone on with a text"
         raise RunError(what, where=str(run_path), next_step="give a run with objective causal-lm")
     tokenizer = Tokenizer.load(run.tokenizer)
-    prompts = [prompt for prompt in request.prompts for _ in range(request.num_samples)]
-    prompt_ids = [_encode(prompt, tokenizer) for prompt in prompts]
+    distinct = {prompt.text: prompt for prompt in request.prompts}
+    ids_of = {text: _encode(prompt, tokenizer) for text, prompt in distinct.items()}
     model = load_model(checkpoint)
     check_vocabulary(model, recipe, tokenizer, checkpoint)
-    _check_cache(model, recipe, prompt_ids, request)
-    texts = [_GrowingText(tokenizer, ids, request.stop) for ids in prompt_ids]
-    seconds = _write(model.to(pick_device(recipe.training.device)), recipe, texts, request, listener)
+    _check_memory(model, recipe, max(map(len, ids_of.values())), request)
+    prompts = [prompt.text for prompt in request.prompts for _ in range(request.num_samples)]
+    texts = [GrowingText(tokenizer, ids_of[prompt], request.stop) for prompt in prompts]
+    listener(Stage(f"writing {len(texts):,} text{'s' * (len(texts) > 1)} of up to {request.max_tokens:,} tokens"))
+    steps = _steps(model.to(pick_device(recipe.training.device)), recipe, texts, request)
+    seconds = _write(steps, texts, request.max_tokens, text_listener, listener, should_stop)
     return Generation(
         checkpoint=checkpoint,
         recipe=recipe,
-        prompts=[prompt.text for prompt in prompts],
+        prompts=prompts,
         texts=[text.text for text in texts],
         finishes=[text.finish or "length" for text in texts],
         tokens=sum(text.num_tokens for text in texts),
@@ -124,44 +161,9 @@ def generate_text(run_path: Path, request: GenerateRequest, listener: TextListen
     )
 
 
-class _GrowingText:
-    """One text as its tokens come in."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int], stop: Sequence[str]) -> None:
-        self.prompt_ids = prompt_ids
-        self.text = ""
-        self.num_tokens = 0
-        self.finish: Finish | None = None
-        """None while it may grow."""
-        self._end_of_text_id = tokenizer.end_of_text_id
-        self._stop = StopText(stop)
-        self._decoder = tokenizer.piece_decoder()
-        for number in prompt_ids:  # what a token writes may depend on those before it
-            self._decoder.push(number)
-
-    def push(self, number: int) -> str:
-        """Takes the next token in; returns what the text has grown by."""
-        self.num_tokens += 1
-        if number == self._end_of_text_id:
-            return self.end("end-of-text")
-        grown = self._stop.push(self._decoder.push(number))
-        if self._stop.is_reached:
-            self.finish = "stop"
-        self.text += grown
-        return grown
-
-    def end(self, finish: Finish) -> str:
-        """Nothing more comes; returns what was held back."""
-        self.finish = finish
-        rest = self._stop.rest()
-        self.text += rest
-        return rest
-
-
-def _write(model: GPT, recipe: Recipe, texts: list[_GrowingText], request: GenerateRequest, listener: TextListener) -> float:
-    """Lets the texts grow to their ends; returns the seconds that it took."""
-    started = time.perf_counter()
-    steps = generate(
+def _steps(model: GPT, recipe: Recipe, texts: list[GrowingText], request: GenerateRequest) -> Iterator[Tensor]:
+    """The next id of each text, again and again."""
+    return generate(
         model,
         [text.prompt_ids for text in texts],
         max_tokens=request.max_tokens,
@@ -170,16 +172,36 @@ def _write(model: GPT, recipe: Recipe, texts: list[_GrowingText], request: Gener
         precision=recipe.training.precision,
         leaks_future=recipe.leaks_future,
     )
-    for ids_B in steps:
+
+
+def _write(
+    steps: Iterator[Tensor],
+    texts: list[GrowingText],
+    max_tokens: int,
+    text_listener: TextListener,
+    listener: Listener,
+    should_stop: Callable[[], bool],
+) -> Seconds:
+    """Lets the texts grow to their ends."""
+    begun = first = time.perf_counter()
+    last: Finish = "length"
+    unit = "tokens" if len(texts) == 1 else "tokens of the longest text"
+    for place, ids_B in enumerate(steps, start=1):
+        if place == 1:
+            first = time.perf_counter()
         for index, (text, number) in enumerate(zip(texts, ids_B.tolist(), strict=True)):
             if text.finish is None:
-                listener(index, text.push(number))
+                text_listener(index, text.push(number))
+        listener(Progress(place, max_tokens, unit))
         if all(text.finish for text in texts):
+            break
+        if should_stop():
+            last = "interrupted"
             break
     for index, text in enumerate(texts):
         if text.finish is None:
-            listener(index, text.end("length"))
-    return time.perf_counter() - started
+            text_listener(index, text.end(last))
+    return Seconds(first - begun, time.perf_counter() - first)
 
 
 def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
@@ -196,16 +218,15 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode(prompt.text) or [tokenizer.end_of_text_id]
 
 
-def _check_cache(model: GPT, recipe: Recipe, prompt_ids: list[list[int]], request: GenerateRequest) -> None:
-    """Raises MachineError where weights and cache are more than the memory."""
-    if recipe.leaks_future:
-        return
-    room = max(map(len, prompt_ids)) + request.max_tokens - 1
-    cache_bytes = KVCache.num_bytes(model.config, len(prompt_ids), room, cache_dtype(model, recipe.training.precision))
+def _check_memory(model: GPT, recipe: Recipe, longest: int, request: GenerateRequest) -> None:
+    """Raises MachineError where weights, cache and logits of so many texts, after a prompt of `longest` ids, are more than the memory."""
+    num_texts, room = len(request.prompts) * request.num_samples, longest + request.max_tokens - 1
     weight_bytes = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
+    cache_bytes = KVCache.num_bytes(model.config, num_texts, room, cache_dtype(model, recipe.training.precision))
+    draw_bytes = num_texts * model.vocab_size * DRAW_BYTES_PER_LOGIT
     check_memory(
-        weight_bytes + cache_bytes,
+        weight_bytes + draw_bytes + (0 if recipe.leaks_future else cache_bytes),
         pick_device(recipe.training.device),
-        what=f"generating {len(prompt_ids):,} x {room + 1:,} tokens, prompts included,",
+        what=f"generating {num_texts:,} x {room + 1:,} tokens, prompts included,",
         next_step="lower --max-tokens or --num-samples, or give a shorter prompt",
     )

@@ -11,6 +11,7 @@ from typing import Any
 from moecli.data.prepare import prepare
 from moecli.model.accounting import ModelCost, TrainingMemory, model_cost, training_memory
 from moecli.recipe.schema import Recipe
+from moecli.training.config import TrainingConfig
 from moecli.workflows.batches import model_vocab_size
 
 
@@ -43,6 +44,11 @@ def plan_training(recipe: Recipe, tokenizer_vocab_size: int | None = None) -> Tr
     seq_len = recipe.data.seq_len
     return TrainingPlan(
         vocab_size=vocab_size,
-        cost=model_cost(recipe.model, vocab_size, seq_len),
+        cost=model_cost(recipe.model, vocab_size, seq_len, _forward_passes_ahead(recipe.training)),
         memory=training_memory(recipe.model, vocab_size, seq_len, recipe.training.micro_batch_size),
     )
+
+
+def _forward_passes_ahead(training: TrainingConfig) -> int:
+    """To judge balance over a step of several micro-batches, the trainer first lets all of them through the model."""
+    return int(training.balance_scope == "global-batch" and training.gradient_accumulation > 1)

@@ -5,6 +5,7 @@ Knows every file name of a run. Must not know what is in the files.
     recipe.yaml  tokenizer.json  environment.json  metrics.jsonl
     checkpoints/step-N/  checkpoints/latest -> step-N
     routing/load.json  routing/heatmap.png      by train
+    conversion.json                             by convert
     result.json                                 by train, last of all: it is there where a training is finished
     route-stats/  route-stats-step-N/           by route-stats
 """
@@ -60,6 +61,10 @@ class RunDir:
     @property
     def routing(self) -> Path:
         return self.path / "routing"
+
+    @property
+    def conversion(self) -> Path:
+        return self.path / "conversion.json"
 
     @property
     def result(self) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moecli.analysis.learning_curve import LearningCurve, speed_up_to_equal_loss
+from moecli.analysis.learning_curve import LearningCurve, equal_level, speed_up_to_equal_loss
 
 QUICK = LearningCurve([100, 200, 300, 400], [5.0, 4.0, 3.0, 2.0])
 SLOW = LearningCurve([100, 200, 300, 400], [6.0, 5.0, 4.0, 3.5])
@@ -59,6 +59,15 @@ def test_budgets_need_not_be_equal():
 
 def test_a_curve_below_the_level_from_its_first_validation_on():
     assert speed_up_to_equal_loss(LearningCurve([100, 200], [3.0, 2.0]), SLOW) == 400 / 100
+
+
+@pytest.mark.parametrize(("level", "expected"), [(5.1, True), (5.0, False), (4.0, False)])
+def test_below_a_level_from_the_first_validation_on(level, expected):
+    assert QUICK.is_early(level) is expected
+
+
+def test_the_equal_level_is_the_worse_end():
+    assert equal_level(QUICK, SLOW) == equal_level(SLOW, QUICK) == 3.5
 
 
 @given(LOSSES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moecli.analysis.seeds import paired_p_value, seed_mean
+from moecli.analysis.seeds import geometric_seed_mean, paired_p_value, seed_mean
 
 DIFFERENCES = st.lists(st.floats(-10, 10, allow_nan=False).map(lambda value: round(value, 3)), min_size=2, max_size=8)
 
@@ -37,6 +37,27 @@ def test_paired_test_by_hand():
     assert paired_p_value([-1.0, -2.0, -3.0]) == pytest.approx(0.074180, abs=1e-6)
     # One degree of freedom is Cauchy's: t = 1 / 1, p = 1 - 2/pi * atan(1) = 0.5.
     assert paired_p_value([0.0, 2.0]) == pytest.approx(0.5)
+
+
+def test_factors_by_hand():
+    # 1/2, 1, 2 have the logs -0.693147, 0, 0.693147: mean 0, standard error 0.693147 / sqrt(3) = 0.400189, half 4.30265 * that = 1.721874.
+    # exp(0) = 1, exp(1.721874) = 5.59501; and the other end is 1 / 5.59501.
+    result = geometric_seed_mean([0.5, 1.0, 2.0])
+    assert result.mean == pytest.approx(1.0)
+    assert result.ci95 == pytest.approx((1 / 5.59501, 5.59501), rel=1e-5)
+    assert result.per_seed == (0.5, 1.0, 2.0)
+    # The square root of 2 * 8.
+    assert geometric_seed_mean([2.0, 8.0]).mean == pytest.approx(4.0)
+    assert geometric_seed_mean([0.7]).to_json() == {"mean": 0.7, "ci95": None, "per_seed": [0.7]}
+    assert geometric_seed_mean([1.1, 1.1, 1.1]).ci95 == (1.1, 1.1)
+
+
+@given(st.lists(st.floats(0.01, 100).map(lambda value: round(value, 3)), min_size=2, max_size=6))
+def test_factors_the_other_way_round_have_the_interval_upside_down(factors):
+    ours, theirs = geometric_seed_mean(factors), geometric_seed_mean([1 / factor for factor in factors])
+    assert ours.mean == pytest.approx(1 / theirs.mean)
+    assert ours.ci95 is not None and theirs.ci95 is not None
+    assert ours.ci95 == pytest.approx((1 / theirs.ci95[1], 1 / theirs.ci95[0]))
 
 
 def test_one_seed_has_no_interval_and_no_test():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from moecli.workflows import compare_plan
+from moecli.workflows import compare_dense as compare_dense_workflow
+from moecli.workflows import compare_measures, compare_plan
 from tests.cli.test_cli import CONTROL_CODES
 
 KEYS = {
@@ -74,6 +75,7 @@ def test_overrides_seeds_and_folder_reach_the_plan_and_every_arm(planned):
     [
         (("tiny.yaml", "--seeds", "0"), ("--seeds", "0 runs of each arm show nothing")),
         (("tiny.yaml", "--seeds", "-3"), ("--seeds", "-3 runs")),
+        (("tiny.yaml", "--seeds", "1001"), ("--seeds", "1,001 runs", "1,000 or fewer")),
         (("tiny.yaml", "--match", "activ,size"), ("'activ' (did you mean active?)", "'size'", "active, flops, total, time")),
         (("tiny.yaml", "--match", ""), ("''", "active, flops, total, time")),
         (("tiny.yaml", "--match", "\x1b[2J"), ("\\x1b[2J",)),
@@ -109,7 +111,8 @@ def test_a_plan_trains_nothing(tiny_recipe, inside):
     assert sorted(Path().rglob("*")) == before
 
 
-def test_a_comparison_is_one_object_and_the_same_command_reads_it_again(tiny_recipe, inside):
+def test_a_comparison_is_one_object_and_the_same_command_reads_it_again(tiny_recipe, inside, monkeypatch):
+    monkeypatch.setattr(compare_measures, "SECONDS", 0.0)
     command = ["compare-dense", "tiny.yaml", "--seeds", "2", "--match", "active", "--out", "compared"]
     code, out, errors = inside(*command, "--json")
     assert (code, out.count("\n")) == (0, 1), errors
@@ -142,3 +145,18 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(tiny_recipe, inside)
     assert code == 0, errors
     assert "2 runs, 1 of them done" in errors and "run 1 of 2" not in errors
     assert "run 2 of 2: dense-active, seed 0\n  going on after step" in errors
+
+
+def test_ctrl_c_while_measuring_says_that_the_runs_are_done(tiny_recipe, inside, monkeypatch):
+    def interrupted(arms):
+        signal.raise_signal(signal.SIGINT)
+
+    command = ["compare-dense", "tiny.yaml", "--match", "active", "--out", "compared", "--seeds", "1"]
+    monkeypatch.setattr(compare_dense_workflow, "measure_peak_memory", interrupted)
+    for words in ("run 2 of 2: dense-active", "2 runs, 2 of them done"):
+        code, out, errors = inside(*command)
+        assert (code, out) == (130, "") and words in errors
+        assert "error: the runs are done; measuring is stopped, and no report is written\n  next: the same command goes on\n" in errors
+        assert "stopping after this step" not in errors
+    monkeypatch.undo()
+    assert not Path("compared/report").exists()

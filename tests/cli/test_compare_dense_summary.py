@@ -38,8 +38,8 @@ def test_the_answers_come_first_won_or_lost_and_every_arm_is_in_every_table(caps
     lines = shown(capsys, content)
     assert lines[:4] == [comparison["sentence"] for comparison in content["comparisons"]]
     for arm in content["arms"]:
-        # Quality, cost and speed; the twins once more in the matching, dense-active twice; the base in the load.
-        times = {"dense-active": 5, "dense-total": 4, "dense-time": 4, "switch-1": 3, "quickstart": 4}[arm["name"]]
+        # Quality, speed-up, cost and speed; the twins once more in the matching, dense-active twice; the base in no speed-up, but the load.
+        times = {"dense-active": 6, "dense-total": 5, "dense-time": 5, "switch-1": 4, "quickstart": 4}[arm["name"]]
         assert sum(line.split()[:1] == [arm["name"]] and "ends" not in line for line in lines) == times, arm["name"]
     assert lines[-1].startswith("wrote 3 files to report; open compare-dense.html")
     assert max(map(len, lines[:-1])) <= 80  # a path is not broken
@@ -57,7 +57,7 @@ def test_bits_per_byte_are_shown_where_arms_are_compared_by_them(capsys):
     lines = shown(capsys, content)
     (line,) = [line for line in lines if line.startswith("quickstart") and "±" in line]
     assert line.split()[1] == f"{content['arms'][0]['bits_per_byte']['mean']:.4f}"
-    assert any(line.split()[:2] == ["bits/", content["base"]] for line in lines)
+    assert any(line.split()[:2] == ["arm", "byte"] for line in lines)
 
 
 def test_what_is_not_known_is_a_dash(capsys):
@@ -79,6 +79,26 @@ def test_names_of_any_kind_keep_the_tables_within_eighty_columns(capsys):
     assert not {"\x1b", "\x07", "\u202e"} & set(text)
     assert "[bold]" in text and "…" in text
     assert max(map(len, lines[:-1])) <= 80
+
+
+def test_a_long_base_and_twelve_arms_keep_the_answer_whole(capsys):
+    content = dense_content(2, num_given=8)
+    content["base"] = content["arms"][0]["name"] = "my-deepseek-like-experiment-24"
+    # With two seeds an interval can be of any width.
+    for place, times in enumerate((1.5, 7.0, 80.0, 9000.0)):
+        content["comparisons"][place]["tokens_to_equal_loss"] = {"mean": 1.25, "ci95": [1.25 / times, 1.25 * times], "per_seed": [1.0, 1.5]}
+    lines = shown(capsys, content)
+    assert max(map(len, lines[:-1])) <= 80
+    assert "base: my-deepseek-like-experiment-24; below 0, and above 1×, it is better" in lines
+    (heading,) = [line for line in lines if "base − arm" in line]
+    start = heading.index("base − arm") + len("base − arm")
+    for comparison in content["comparisons"]:
+        (row,) = [line for line in lines if line.startswith(comparison["arm"]) and line.count("±") == 2]
+        difference = comparison["difference"]
+        assert row[:start].endswith(f"{difference['mean']:+.4f} ± {difference['ci95'][1] - difference['mean']:.4f}")
+    text = "\n".join(lines)
+    spreads = ("1.25× (0.83 to 1.88)", "1.25× (0.18 to 8.75)", "1.25× (0.02 to 100)", "1.25× (0.00 to > 1,000)")
+    assert [spread in text for spread in spreads] == [True] * 4
 
 
 def test_the_plan_shows_what_is_known_before_training(capsys):
@@ -103,6 +123,6 @@ def test_the_plan_shows_what_is_known_before_training(capsys):
         "MB",
     ]
     assert rows["dense-time"][1:3] == ["time", "259"] and rows["dense-time"][9] == "–"
-    assert "dense-active training FLOPs per token  2,371,584 2,373,168 +0.067%" in out
+    assert "dense-active training FLOPs per token 2,371,584 2,373,168 +0.067%" in out
     assert "4 of 12 runs are done; 12 T training FLOPs in all, beside dense-time, whose length is measured" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 80

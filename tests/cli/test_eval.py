@@ -34,6 +34,17 @@ def test_a_sweep_is_a_row_per_combination_with_the_trained_one_marked(trained, i
     assert max(len(line) for line in out.splitlines() if "/" not in line or "bits" in line) <= 80
 
 
+def test_none_is_taken_as_python_writes_it(trained, inside):
+    code, out, errors = inside("eval", "run", "--capacity", "None,1.0,NONE")
+    assert code == 0, errors
+    assert [row[1] for row in table_rows(out)] == ["1", "none"]
+
+
+def test_values_that_cannot_be_read_are_told_where_there_is_no_run_too(inside):
+    code, out, errors = inside("eval", "nowhere", "--top-k", "x,2")
+    assert (code, out) == (2, "") and "not 'x'" in " ".join(errors.replace("│", " ").split())
+
+
 def test_json_of_a_sweep_is_one_object(trained, inside):
     code, out, _ = inside("eval", "run", "--capacity", "1.25", "--json")
     assert (code, out.count("\n")) == (0, 1)
@@ -71,6 +82,7 @@ def test_a_text_of_unknown_characters_is_said(tiny_recipe, inside):
         (("--capacity", "inf"), ("'inf'",)),
         (("--capacity", "nan"), ("'nan'",)),
         (("--top-k", "\x1b[31m"), ("\\x1b[31m",)),
+        (("--top-k", "17,1.5,x", "--capacity", "y"), ("not 'x'", "--top-k 17: more experts", "--top-k 1.5: the topk router", "not 'y'")),
         (("--top-k", "5,1.5"), ("--top-k 5: more experts per token than there are experts (4)", "--top-k 1.5: the topk router")),
     ],
 )

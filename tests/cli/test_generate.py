@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from moecli.cli import stage_progress
 from moecli.model.generate import CachedDecoding
 
 
@@ -52,7 +53,30 @@ def test_several_texts_stand_under_headings(run, inside):
     assert content["prompts"] == ["cat", "cat", "tree", "tree"]
     assert content["text"][0] == content["text"][1] and len(content["text"]) == 4
     _, out, _ = inside("generate", run, *options)
-    assert [line for line in out.splitlines() if line.startswith("---")] == [f"--- {number} of 4 ---" for number in (1, 2, 3, 4)]
+    prompts = ("prompt 1: cat", "prompt 1: cat", "prompt 2: tree", "prompt 2: tree")
+    headings = [f"--- {number} of 4, {prompt} ---" for number, prompt in enumerate(prompts, start=1)]
+    assert [line for line in out.splitlines() if line.startswith("---")] == headings
+    _, out, _ = inside("generate", run, "--num-samples", "2", "--max-tokens", "5")
+    assert [line for line in out.splitlines() if line.startswith("---")] == ["--- 1 of 2 ---", "--- 2 of 2 ---"]
+
+
+def test_a_heading_has_the_beginning_of_its_prompt_as_it_can_be_seen(run, inside):
+    _, out, _ = inside("generate", run, "--prompt", "a\n\x1b[31m" + "b" * 50, "--prompt", "", "--max-tokens", "2")
+    headings = [line for line in out.splitlines() if line.startswith("---")]
+    # 40 characters: "a\n\x1b[31m" takes 11 as it is shown, the mark at the end 1.
+    assert headings == ["--- 1 of 2, prompt 1: a\\n\\x1b[31m" + "b" * 28 + "… ---", "--- 2 of 2, prompt 2: (a new document) ---"]
+
+
+@pytest.mark.parametrize("options", [("--num-samples", "2"), ("--json",)])
+def test_what_grows_unseen_tells_how_far_it_is(run, inside, monkeypatch, options):
+    monkeypatch.setattr(stage_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    code, _, errors = inside("generate", run, "--max-tokens", "5", "--temperature", "0", *options)
+    lines = errors.splitlines()
+    counted = "2 texts" if "2" in options else "1 text"
+    assert code == 0 and lines[0] == f"writing {counted} of up to 5 tokens"
+    assert [line.split(" tokens")[0] for line in lines[1:6]] == [f"{done} of 5" for done in (1, 2, 3, 4, 5)]
+    monkeypatch.undo()
+    assert " of 5 tokens" not in inside("generate", run, "--max-tokens", "5", *options)[2]
 
 
 def test_the_options_reach_the_draws(run, inside):
@@ -79,12 +103,16 @@ def test_a_prompt_comes_from_a_file_or_from_stdin(run, inside):
     expected = said(inside, "--prompt", "Line 3\n", *options)
     from_file = said(inside, "--prompt-file", "prompt.txt", *options)
     assert (from_file["prompts"], from_file["text"]) == (["Line 3\n"], expected["text"])
+    Path("marked.txt").write_text("\ufeffLine 3\n", encoding="utf-8")
+    assert said(inside, "--prompt-file", "marked.txt", *options)["prompts"] == ["Line 3\n"]
     command = [sys.executable, "-m", "moecli", "generate", run, "--prompt-file", "-", *options, "--json"]
     done = subprocess.run(command, input=b"Line 3\n", capture_output=True, timeout=120, check=False)
     assert json.loads(done.stdout)["text"] == expected["text"], done.stderr
 
 
 BAD_INPUT = {
+    "too many tokens": (["run", "--max-tokens", "1000001"], "--max-tokens"),
+    "too many samples": (["run", "--num-samples", "1001"], "--num-samples"),
     "no such run": (["nowhere"], "nowhere: there is no such folder"),
     "no run": (["."], "neither a run folder nor a checkpoint"),
     "no tokens": (["run", "--max-tokens", "0"], "--max-tokens"),
@@ -115,7 +143,9 @@ def test_bad_input_is_one_message_and_exit_code_2(run, inside, name):
 
 
 def test_too_long_for_memory_is_exit_code_1(run, inside):
-    code, _, errors = inside("generate", run, "--max-tokens", str(10**15))
+    # Keys and values: 256 bytes a position, 100,000 texts of a million: 25.6 TB.
+    prompts = ["--prompt", "a"] * 100
+    code, _, errors = inside("generate", run, *prompts, "--max-tokens", "1000000", "--num-samples", "1000")
     assert code == 1 and "lower --max-tokens" in errors
 
 
@@ -134,7 +164,42 @@ def test_ctrl_c_ends_the_text_and_its_line(run):
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert (first + rest).endswith(b"\n") and errors == b"error: interrupted\n"
+    assert (first + rest).endswith(b"\n") and b"ended by: interrupted\n" in errors
+    assert b"error" not in errors
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_ctrl_c_shows_what_there_is_of_several_texts(run, inside, monkeypatch, as_json):
+    steps = []
+
+    def step(self, ids_B):
+        steps.append(1)
+        if len(steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, ids_B)
+
+    original = CachedDecoding.step
+    monkeypatch.setattr(CachedDecoding, "step", step)
+    # The most probable token of a model that has hardly learned is never the end of a text.
+    options = ("--num-samples", "2", "--max-tokens", "100000", "--temperature", "0")
+    code, out, errors = inside("generate", run, *options, *["--json"] * as_json)
+    assert code == 130 and "error" not in errors, errors
+    if as_json:
+        content = json.loads(out)
+        assert out.count("\n") == 1
+        # One token out of the pass over the prompt, and three steps.
+        assert (content["finish"], content["tokens"], len(content["text"])) == (["interrupted"] * 2, 2 * 4, 2)
+    else:
+        assert "--- 2 of 2 ---" in out and "8 tokens, " in errors and "ended by: interrupted" in errors
+
+
+def test_a_pipe_that_takes_ascii_alone_gets_characters_spelled_out(run):
+    prompts = ["--prompt", "é€", "--prompt", "a", "--max-tokens", "2"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "moecli", "generate", run, *prompts]
+    done = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
+    assert done.returncode == 0 and b"bug" not in done.stderr, done.stderr
+    assert b"--- 1 of 2, prompt 1: \\xe9\\u20ac ---" in done.stdout
 
 
 def test_ctrl_c_with_json_is_one_object(run, inside, monkeypatch):
@@ -143,7 +208,7 @@ def test_ctrl_c_with_json_is_one_object(run, inside, monkeypatch):
 
     monkeypatch.setattr(CachedDecoding, "step", interrupted)
     code, out, errors = inside("generate", run, "--json")
-    assert (code, json.loads(out), errors) == (130, {"error": "interrupted"}, "error: interrupted\n")
+    assert (code, json.loads(out)) == (130, {"error": "interrupted"}) and errors.endswith("error: interrupted\n")
 
 
 def test_a_terminal_sees_the_prompt_dim_and_the_text_behind_it(run):

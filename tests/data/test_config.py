@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from moecli.data.config import DataConfig
 from moecli.data.corpora import CORPORA
-from moecli.data.tokenizer import TOKENIZERS
+from moecli.data.tokenizer_config import TOKENIZERS
 
 
 def test_defaults():

@@ -10,7 +10,7 @@ from moecli.data.encode import encode_documents, label_numbers, label_places
 from moecli.data.python_labels import label_python
 from moecli.data.split import SplitCorpus
 from moecli.data.token_split import LabelTable
-from moecli.data.tokenizer import BPETokenizerConfig, ByteTokenizerConfig
+from moecli.data.tokenizer_config import BPETokenizerConfig, ByteTokenizerConfig
 from tests.data.list_corpus import ListCorpus
 
 BYTE = ByteTokenizerConfig().build(iter([]))

@@ -16,7 +16,7 @@ from moecli.data import prepare as prepare_module
 from moecli.data.config import DataConfig
 from moecli.data.corpora import CORPORA
 from moecli.data.prepare import prepare, prepare_text
-from moecli.data.tokenizer import BPETokenizerConfig, ByteTokenizerConfig
+from moecli.data.tokenizer_config import BPETokenizerConfig, ByteTokenizerConfig
 from moecli.errors import DataError, MachineError
 
 TOPICS = ["sea", "sky"]

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moecli.data.tokenizer import (
-    END_OF_TEXT,
+from moecli.data.tokenizer import END_OF_TEXT, Tokenizer
+from moecli.data.tokenizer_config import (
     TOKENIZERS,
     BPETokenizerConfig,
     ByteTokenizerConfig,
     CharTokenizerConfig,
-    Tokenizer,
     TokenizerFileConfig,
 )
 from moecli.errors import DataError, MachineError
@@ -130,7 +129,7 @@ def test_training_is_the_same_in_every_process(kind):
     # Many pairs are equally frequent here, so that the order in which ties are broken shows.
     texts = ["ab cd ef gh ij kl mn op qr st uv wx yz", "ba dc fe hg ji lk nm po rq ts vu xw zy"] * 2
     script = (
-        "import sys, json; from moecli.data.tokenizer import *; kind, options, texts = json.loads(sys.argv[1]);"
+        "import sys, json; from moecli.data.tokenizer_config import *; kind, options, texts = json.loads(sys.argv[1]);"
         "print(TOKENIZERS[kind](**options).build(iter(texts)).content_hash)"
     )
     options = {"vocab_size": 270} if kind == "bpe" else {}

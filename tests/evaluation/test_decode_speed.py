@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moecli.evaluation import decode_speed as decode_speed_file
-from moecli.evaluation.decode_speed import DecodeSubject, decode_speeds
+from moecli.evaluation.decode_speed import DecodeRate, DecodeSubject, decode_speeds
 from moecli.model.gpt import GPT
 from tests.model.test_kv_cache import FFNS, gpt, ids
 
@@ -23,7 +23,7 @@ def test_the_subjects_take_turns_and_go_on_from_the_same_prompt_in_every_round()
     calls: list[tuple[str, int, int]] = []
     subjects = [DecodeSubject(watched(gpt(FFNS[name]), name, calls), ids(4, 9)) for name in ("topk", "mlp")]
     speeds = decode_speeds(subjects, prompt_tokens=5, new_tokens=3, batch_size=2, rounds=2)
-    assert len(speeds) == 2 and all(speed > 0 for speed in speeds)
+    assert len(speeds) == 2 and all(0 < speed.low <= speed.median <= speed.high for speed in speeds)
     # One round to warm up and two that count: the prompt at once, then one token at a time.
     assert calls == 3 * [(name, 2, length) for name in ("topk", "mlp") for length in (5, 1, 1, 1)]
 
@@ -40,9 +40,27 @@ def test_it_is_tokens_of_the_whole_batch_over_the_median_round(monkeypatch):
     readings: Iterator[float] = iter([0, 9, 10, 11, 20, 25, 30, 32])
     monkeypatch.setattr(decode_speed_file.time, "perf_counter", lambda: next(readings))
     speeds = decode_speeds([DecodeSubject(gpt(FFNS["mlp"]), ids(3, 4))], prompt_tokens=4, new_tokens=6, batch_size=3, rounds=3)
-    # 3 rows of 6 tokens in 2 s.
-    assert speeds == [9.0]
+    # 3 rows of 6 tokens in 2 s; in 5 s at the slowest, in 1 s at the fastest.
+    assert speeds == [DecodeRate(9.0, 3.6, 18.0)]
     assert next(readings, None) is None
+
+
+def test_quick_models_have_more_rounds_until_their_time_is_spent(monkeypatch):
+    calls: list[str] = []
+    # A round of the quick one takes 2 s, of the slow one 5 s; both have their one round to warm up.
+    seconds = {"quick": 2.0, "slow": 5.0}
+    monkeypatch.setattr(decode_speed_file, "_decode_seconds", lambda subject, prompt_BS, new_tokens: turn(subject, seconds, calls))
+    subjects = [DecodeSubject(gpt(FFNS["mlp"]), ids(1, 4), leaks_future=name == "slow") for name in seconds]
+    speeds = decode_speeds(subjects, prompt_tokens=4, new_tokens=10, batch_size=1, rounds=2, seconds=7.0)
+    # After two rounds each: 4 s and 10 s. The slow one is done, the quick one goes on to 8 s.
+    assert calls == ["quick", "slow", "quick", "slow", "quick", "slow", "quick", "quick"]
+    assert [speed.median for speed in speeds] == [5.0, 2.0]
+
+
+def turn(subject: DecodeSubject, seconds: dict[str, float], calls: list[str]) -> float:
+    name = "slow" if subject.leaks_future else "quick"
+    calls.append(name)
+    return seconds[name]
 
 
 def test_the_text_to_go_on_from_has_to_be_long_enough():

@@ -63,19 +63,40 @@ def spread_over_seeds(values: list[float]) -> dict[str, Any]:
 def unknown_figures(content: dict[str, Any]) -> dict[str, Any]:
     """The same comparison with everything null that may be, as of a masked-lm of one seed on a machine that tells nothing."""
     arms = [
-        arm | {"bits_per_byte": None, "decode_tokens_per_s": None, "decode_tokens_per_s_batched": None, "load": None}
+        arm
+        | {"bits_per_byte": None, "load": None}
+        | {f"decode_tokens_per_s{end}": None for end in ("", "_range", "_batched", "_batched_range")}
         for arm in content["arms"]
     ]
     nothing = {"mean": None, "ci95": None, "per_seed": [None] * len(content["seeds"])}
+    spent = {"base": nothing["per_seed"], "arm": nothing["per_seed"], "base_mean": None, "arm_mean": None}
     comparisons = [
         comparison
-        | {"tokens_to_equal_loss": nothing, "time_to_equal_loss": nothing, "difference": comparison["difference"] | {"p_value": None}}
+        | {"tokens_to_equal_loss": nothing, "time_to_equal_loss": nothing, "tokens_at_equal_loss": spent, "seconds_at_equal_loss": spent}
+        | {"difference": comparison["difference"] | {"p_value": None}}
         for comparison in content["comparisons"]
     ]
     matches = [match | {"target": None, "got": None, "mismatch": None} for match in content["matches"]]
     speedups = {"tokens_to_equal_loss_speedup": None, "time_to_equal_loss_speedup": None}
     return content | speedups | {"arms": arms, "comparisons": comparisons, "matches": matches, "decode": None, "objective": "masked-lm",
                                  "unit": "nats/masked token"}  # fmt: skip
+
+
+def moved(content: dict[str, Any], place: int, by: float) -> dict[str, Any]:
+    """The same comparison with the arm at this place, not the base, so much worse all along."""
+    arm, comparison = content["arms"][place], content["comparisons"][place - 1]
+    curve = {"value": _plus(by, arm["curve"]["value"]), "per_seed": [_plus(by, line) for line in arm["curve"]["per_seed"]]}
+    arm |= {"val_loss": _figure_plus(by, arm["val_loss"]), "curve": arm["curve"] | curve}
+    comparison["difference"] |= _figure_plus(-by, comparison["difference"])
+    return content
+
+
+def _plus(by: float, values: list[float]) -> list[float]:
+    return [value + by for value in values]
+
+
+def _figure_plus(by: float, figure: dict[str, Any]) -> dict[str, Any]:
+    return {"mean": figure["mean"] + by, "ci95": figure["ci95"] and _plus(by, figure["ci95"]), "per_seed": _plus(by, figure["per_seed"])}
 
 
 def _arm(rng: np.random.Generator, figures: tuple, num_seeds: int) -> dict[str, Any]:
@@ -94,6 +115,7 @@ def _arm(rng: np.random.Generator, figures: tuple, num_seeds: int) -> dict[str, 
         "val_loss": spread_over_seeds(finals), "bits_per_byte": spread_over_seeds([0.55 * value for value in finals]),
         "train_seconds": spread_over_seeds([seconds[-1] * (1 + 0.01 * place) for place in range(num_seeds)]),
         "train_tokens_per_s": rate, "decode_tokens_per_s": decode, "decode_tokens_per_s_batched": 6.5 * decode,
+        "decode_tokens_per_s_range": [0.9 * decode, 1.2 * decode], "decode_tokens_per_s_batched_range": [6.1 * decode, 6.6 * decode],
         "weight_bytes": 4 * total, "peak_memory_bytes": 16 * total + 150_000_000, "load": None, "notes": [],
         "curve": {
             "steps": steps, "tokens": tokens, "flops": [6 * active * count for count in tokens], "seconds": seconds,
@@ -101,6 +123,10 @@ def _arm(rng: np.random.Generator, figures: tuple, num_seeds: int) -> dict[str, 
         },
         "run_dirs": [f"outputs/quickstart/compare-dense/runs/{name}/seed-{place}" for place in range(num_seeds)],
     }  # fmt: skip
+
+
+def _spent(base: list[float], arm: list[float]) -> dict[str, Any]:
+    return {"base": base, "arm": arm, "base_mean": float(np.mean(base)), "arm_mean": float(np.mean(arm))}
 
 
 def _compared(base: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +142,8 @@ def _compared(base: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
         "difference": difference | {"p_value": 0.0045 if len(difference["per_seed"]) > 1 else None},
         "tokens_to_equal_loss": spread_over_seeds(factors),
         "time_to_equal_loss": spread_over_seeds([0.65 * factor for factor in factors]),
+        "tokens_at_equal_loss": _spent([500_000.0 for _ in factors], [500_000 * factor for factor in factors]),
+        "seconds_at_equal_loss": _spent([125.0 for _ in factors], [125 * 0.65 * factor for factor in factors]),
         "verdict": verdict,
         "sentence": f"quickstart ends {abs(difference['mean']):.4f} nats/token {where} {arm['name']} ({len(difference['per_seed'])} seeds)",
     }

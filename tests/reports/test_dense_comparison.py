@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from moecli.reports import DENSE_COMPARISON_REPORTS, write_dense_comparison
-from moecli.reports.dense_comparison import amount, arm_styles, num_bytes, role, short_names
+from moecli.reports.dense_comparison import amount, arm_styles, heading, near_arms, num_bytes, role, short_names
 from moecli.reports.dense_comparison_cost import draw_speed_and_memory
 from moecli.reports.dense_comparison_curves import draw_curves, value_range
 from moecli.reports.dense_comparison_final import draw_final
 from moecli.reports.dense_comparison_markdown import as_markdown
 from moecli.reports.picture import PAGE_INCHES
-from tests.reports.dense_content import dense_content, unknown_figures
+from tests.reports.dense_content import dense_content, moved, unknown_figures
 from tests.reports.figures import collisions, drawn, small_print, texts
 from tests.reports.test_reports import PAPER_HEIGHT
 
@@ -57,6 +57,7 @@ CONTENTS = {
     "one seed": dense_content(1),
     "many arms": many_arms(),
     "equal": equal_arms(),
+    "one arm failed": moved(moved(many_arms(), 2, 2.9), 4, -1.5),
     "unknown": unknown_figures(dense_content(1)),
 }
 
@@ -129,6 +130,63 @@ def test_the_axis_is_chosen_by_what_comes_after_the_first_fifth():
     figure = drawn(PICTURES["loss-by-tokens"], content)
     assert figure.axes[0].get_ylim() == pytest.approx((3.4, 6.1))
     assert "1 early value lies above the picture" in small_print(figure)
+
+
+def with_finals(*finals: float | None) -> dict:
+    """A comparison whose arms, the base first, end so."""
+    content = dense_content(1, len(finals) - 4)
+    for arm, final in zip(content["arms"], finals, strict=True):
+        arm["val_loss"] = {"mean": final, "ci95": None, "per_seed": [final]}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("finals", "far"),
+    [
+        # Distances 0.05, 0.1, 2.8: the median is 0.1, 5 of it 0.5.
+        ((4.0, 4.05, 4.1, 6.8), [3]),
+        ((4.0, 4.05, 4.1, 1.2), [3]),
+        ((4.0, 4.05, 4.1, 4.45), []),
+        # 0.01, 0.01, 0.19: 5 x 0.01 is less than 5 % of 4, which is 0.2.
+        ((4.0, 4.01, 3.99, 4.19), []),
+        ((4.0, 4.01, 3.99, 4.21), [3]),
+        # Of four the second counts: 0.05, 0.1, 2.8, 2.8.
+        ((4.0, 4.05, 4.1, 6.8, 6.8), [3, 4]),
+        # The base is the one that failed: it is what is compared.
+        ((6.8, 4.05, 4.1, 4.0), []),
+        ((4.0, 4.05, None, 6.8), [3]),
+        ((None, 4.05, 4.1, 6.8), []),
+    ],
+)
+def test_near_arms_are_those_that_end_near_the_base(finals, far):
+    content = with_finals(*finals)
+    assert near_arms(content) == {arm["name"] for place, arm in enumerate(content["arms"]) if place not in far}
+
+
+def test_an_arm_that_failed_does_not_press_the_curves_flat():
+    content = dense_content(3, 1)
+    before = value_range(content | {"arms": [arm for place, arm in enumerate(content["arms"]) if place not in (2, 4)]})
+    content = moved(moved(content, 2, 2.9), 4, -1.5)
+    assert value_range(content) == before
+    figure = drawn(PICTURES["loss-by-tokens"], content)
+    ends = [f"{content['arms'][place]['val_loss']['mean']:.4f}" for place in (2, 4)]
+    assert [text.get_text() for text in figure.axes[0].texts] == [f"▲ dense-total {ends[0]}", f"▼ switch-1 {ends[1]}"]
+    assert f"arms that end near it: dense-total ({ends[0]}), switch-1 ({ends[1]})" in small_print(figure)
+    # All that is above the limits otherwise is early.
+    assert "outside the picture" not in small_print(drawn(PICTURES["loss-by-tokens"], dense_content(3, 1)))
+
+
+def test_an_arm_that_failed_is_an_arrow_beside_the_others():
+    content = dense_content(3, 1)
+    limits = [axes.get_xlim() for axes in drawn(draw_final, content).axes]
+    content = moved(content, 2, 2.9)
+    figure = drawn(draw_final, content)
+    end, difference = content["arms"][2]["val_loss"]["mean"], content["comparisons"][1]["difference"]["mean"]
+    assert [[text.get_text() for text in axes.texts] for axes in figure.axes] == [[f"{end:.4f} ▶"], [f"◀ −{-difference:.4f}"]]
+    assert all(text.get_position()[1] == 2 for axes in figure.axes for text in axes.texts)
+    for axes, (low, high) in zip(figure.axes, limits, strict=True):
+        assert axes.get_xlim()[1] - axes.get_xlim()[0] <= high - low
+    assert f"near it: dense-total ({end:.4f})" in small_print(figure)
 
 
 def test_a_curve_that_is_not_known_is_no_error():
@@ -222,6 +280,17 @@ def test_bars_are_the_speeds_and_far_values_are_on_a_logarithmic_axis():
 )
 def test_amounts_have_three_digits(value, count, size):
     assert (amount(value), num_bytes(value)) == (count, size)
+
+
+@pytest.mark.parametrize(("num_given", "words"), [(0, "3 other models"), (2, "5 other models")])
+def test_the_heading_counts_the_others(num_given, words):
+    content = dense_content(1, num_given)
+    assert heading(content) == f"quickstart against {words}"
+    assert as_markdown(content).startswith(f"## quickstart against {words}\n")
+
+
+def test_one_other_is_no_plural():
+    assert heading(equal_arms()) == "quickstart against 1 other model"
 
 
 def test_an_arm_says_what_it_is_there_for():

@@ -48,6 +48,18 @@ def test_parts_without_data_are_absent(tmp_path):
     assert "one seed has no interval" in page.words() and "Keep in mind “" not in page.words()
 
 
+def test_without_twins_no_word_is_said_of_them(tmp_path):
+    content = dense_content() | {"matches": []}
+    page = page_of(content, tmp_path)
+    assert "quickstart against 3 other models" in page.words()
+    assert "twin" not in page.words()
+    assert "A twin differs from the base" in page_of(dense_content(), tmp_path).words()
+
+
+def test_generation_is_told_as_it_was_done(tmp_path):
+    assert "with a cache of keys and values but for arms that see their future" in page_of(dense_content(), tmp_path).words()
+
+
 def test_bits_per_byte_say_why(tmp_path):
     content = dense_content() | {"measure": "bits_per_byte", "unit": "bits/byte"}
     assert "In bits/byte, as the arms don’t share text or tokenizer" in page_of(content, tmp_path).words()

@@ -6,7 +6,7 @@ import pytest
 
 from moecli.reports.html import write_dense_comparison_html
 from tests.reports.chromium import NEEDS_CHROMIUM
-from tests.reports.dense_content import dense_content, unknown_figures
+from tests.reports.dense_content import dense_content, moved, unknown_figures
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -78,6 +78,30 @@ def test_the_loss_axis_can_begin_with_the_first_validation(shown):
     assert page.texts("#curves-chart .small") == []
 
 
+def test_arms_that_end_far_from_the_base_are_marked_at_the_edge(shown):
+    content = moved(moved(dense_content(3, 1), 2, 2.9), 4, -1.5)
+    page = shown(content)
+    above, below = (f"{content['arms'][place]['val_loss']['mean']:.4f}" for place in (2, 4))
+    said = "Outside the picture, which fits the base and the arms that end near it: dense-total, switch-1."
+    assert page.texts("#curves-chart .far") == [f"▲ dense-total {above}", f"▼ switch-1 {below}"]
+    assert page.texts("#finals-chart .far") == [f"{above} ▶", f"◀ {below}"]
+    differences = [content["comparisons"][place]["difference"]["mean"] for place in (1, 3)]
+    assert page.texts("#differences-chart .far") == [f"◀ −{-differences[0]:.4f}", f"+{differences[1]:.4f} ▶"]
+    assert [page.texts(f"#{chart}-chart .small")[-1] for chart in ("curves", "finals", "differences")] == [said] * 3
+    assert page.page.locator("#finals-chart .mean").count() == 3
+    top = "#curves-chart .chart > text.tick.end >> nth=-1"
+    assert float(page.page.text_content(top)) < float(above)
+    page.choose("part", "anywhere, of arms far from the base too")
+    assert float(page.page.text_content(top)) > float(above)
+    assert page.texts("#curves-chart .far") == page.texts("#curves-chart .small") == []
+
+
+def test_the_axis_of_everything_is_offered_where_an_arm_is_far(shown):
+    options = "select[name=part] option"
+    assert len(shown(dense_content()).texts(options)) == 2
+    assert len(shown(moved(dense_content(), 2, 2.9)).texts(options)) == 3
+
+
 def test_the_arrow_keys_go_along_a_line_and_to_the_next(shown):
     page = shown(dense_content())
     page.page.focus("#curves-chart .chart")
@@ -110,6 +134,11 @@ def test_tables_hold_the_figures_and_sort(shown):
     assert page.column("#differences-table", "loss of the base is") == ["lower", "higher", "undecided"]
     assert page.column("#cost-table", "parameters") == ["985,664", "395,840", "985,600", "395,840"]
     assert page.column("#speed-table", "generating 8 texts, tokens/s in all")[0] == "2,280"
+    spent = content["comparisons"][0]["seconds_at_equal_loss"]
+    assert page.column("#differences-table", "seconds of the base")[0] == "125"
+    assert page.column("#differences-table", "seconds of the arm")[0] == f"{spent['arm_mean']:.3g}"
+    assert page.column("#differences-table", "tokens of the base")[0] == "500k"
+    assert page.column("#speed-table", "rounds")[0] in ("315 to 420", "2,140 to 2,310")
     assert page.column("#matching-table", "mismatch") == ["+0.067 %", "+0.067 %", "−0.0065 %", "−2.21 %"]
     assert page.column("#routing-table", "dropped") == ["1.25 %"]
     assert page.page.locator("#runs-table tbody tr").count() == 4 * 3

@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from moecli.reports import DENSE_COMPARISON_REPORTS, write_dense_comparison
-from moecli.reports.dense_comparison_markdown import as_markdown, with_interval
+from moecli.reports.dense_comparison import factor_with_interval, with_interval
+from moecli.reports.dense_comparison_markdown import as_markdown
 from tests.reports.dense_content import dense_content, unknown_figures
 from tests.reports.test_dense_comparison import FILES
 from tests.reports.test_markdown import cells
@@ -67,6 +68,35 @@ def test_comparisons_and_runs_have_their_rows(read):
     assert float(rows[5]["difference"]) == content["comparisons"][0]["difference"]["per_seed"][2]
     assert float(rows[5]["value"]) == float(rows[5]["val_loss"]) == content["arms"][1]["val_loss"]["per_seed"][2]
     assert rows[5]["run_dir"] == "outputs/quickstart/compare-dense/runs/dense-active/seed-2"
+
+
+def test_amounts_at_equal_loss_are_means_in_one_table_and_single_runs_in_the_other(read):
+    content = dense_content()
+    spent = content["comparisons"][1]["seconds_at_equal_loss"]
+    row = read("comparisons.csv", content)[1]
+    assert float(row["seconds_at_equal_loss_base_mean"]) == 125.0
+    assert float(row["seconds_at_equal_loss_arm_mean"]) == spent["arm_mean"]
+    assert float(row["tokens_at_equal_loss_base_mean"]) == 500_000
+    runs = read("per-seed.csv", content)
+    assert (runs[8]["arm"], runs[8]["seed"]) == ("dense-total", "2")
+    assert float(runs[8]["seconds_at_equal_loss_arm"]) == spent["arm"][2]
+    assert runs[0]["seconds_at_equal_loss_base"] == ""
+    unknown = unknown_figures(dense_content(1))
+    assert read("comparisons.csv", unknown)[0]["tokens_at_equal_loss_arm_mean"] == ""
+    assert read("per-seed.csv", unknown)[1]["tokens_at_equal_loss_arm"] == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "ci95", "text"),
+    [
+        (1.333, [0.94, 1.716], "1.33× (0.94 to 1.72)"),
+        (0.5, None, "0.50×"),
+        (12.34, [0.001, 12345.0], "12.3× (0.00 to > 1,000)"),
+        (None, None, "–"),
+    ],
+)
+def test_a_factor_has_both_ends_of_its_interval_beside_it(mean, ci95, text):
+    assert factor_with_interval({"mean": mean, "ci95": ci95, "per_seed": []}) == text
 
 
 def test_a_mean_has_half_of_its_interval_beside_it():

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from moecli.errors import Interrupted, MachineError
+from moecli.errors import Interrupted, MachineError, TrainingError
 from moecli.model.checkpoint import load_model
 from moecli.recipe.load import load_recipe
+from moecli.training import loop
 from moecli.training.metric_log import read_metrics
+from moecli.training.step_result import StepResult
+from moecli.training.trainer import Trainer
 from moecli.workflows import compare_dense as compare_dense_file
+from moecli.workflows import compare_measures
+from moecli.workflows import train as train_file
 from moecli.workflows.events import RunBegun, StepLogged, WorkDone
 from moecli.workflows.train import train
 from tests.workflows.comparisons import MLP, arm_recipe, compared, ignore, planned
 
 ARM_KEYS = {
     "name", "match", "kind", "d_ff", "source", "params_total", "params_active", "flops_per_token", "steps", "tokens", "val_loss",
-    "bits_per_byte", "train_seconds", "train_tokens_per_s", "decode_tokens_per_s", "decode_tokens_per_s_batched", "weight_bytes",
-    "peak_memory_bytes", "load", "notes", "curve", "run_dirs",
+    "bits_per_byte", "train_seconds", "train_tokens_per_s", "decode_tokens_per_s", "decode_tokens_per_s_range",
+    "decode_tokens_per_s_batched", "decode_tokens_per_s_batched_range", "weight_bytes", "peak_memory_bytes", "load", "notes", "curve",
+    "run_dirs",
 }  # fmt: skip
 
 
@@ -35,7 +43,8 @@ def snapshot(folder: str) -> dict[str, tuple[int, bytes]]:
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_a_comparison_tells_what_its_json_promises(tiny_recipe):
+def test_a_comparison_tells_what_its_json_promises(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(compare_measures, "SECONDS", 0.0)
     events = []
     base = arm_recipe(tiny_recipe)
     result = compared(base, [arm_recipe(tiny_recipe, MLP, "name=given")], matches=("active", "time"), num_seeds=2, listener=events.append)
@@ -44,6 +53,7 @@ def test_a_comparison_tells_what_its_json_promises(tiny_recipe):
     assert all(set(arm) == ARM_KEYS for arm in content["arms"])
     assert [comparison["arm"] for comparison in content["comparisons"]] == ["dense-active", "dense-time", "given"]
     assert content["tokens_to_equal_loss_speedup"] == content["comparisons"][0]["tokens_to_equal_loss"]["mean"]
+    assert content["corpus"] == "files text.txt"
     assert content["decode"] == {"prompt_tokens": 16, "new_tokens": 64, "batch_size": 8}
     moe, dense, timed, given = content["arms"]
     assert (moe["source"], dense["source"], given["source"]) == (str(tiny_recipe), None, str(tiny_recipe))
@@ -60,10 +70,10 @@ def test_a_comparison_tells_what_its_json_promises(tiny_recipe):
         assert arm["decode_tokens_per_s"] > 0 and arm["decode_tokens_per_s_batched"] > 0
     # The twin of the same seconds is the active one, trained for longer.
     assert timed["decode_tokens_per_s"] == dense["decode_tokens_per_s"] and timed["peak_memory_bytes"] == dense["peak_memory_bytes"]
-    first = {arm["name"]: arm["train_seconds"]["per_seed"][0] for arm in content["arms"]}
-    assert timed["steps"] == max(1, round(first["tiny"] / (first["dense-active"] / 6)))
     match = content["matches"][1]
     assert (match["target"], match["got"]) == (moe["train_seconds"]["mean"], timed["train_seconds"]["mean"])
+    is_far_off = abs(match["mismatch"]) > 0.05
+    assert any("dense-time was to train for as long as tiny" in note for note in content["notes"]) == is_far_off
     # The files are there, and the report's JSON holds the same.
     report = json.loads(Path("comparison/report/compare-dense.json").read_text())
     assert {f"comparison/report/{name}" for name in report.pop("files")} == set(content["files"])
@@ -76,6 +86,52 @@ def test_a_comparison_tells_what_its_json_promises(tiny_recipe):
     done = [event for event in events if isinstance(event, WorkDone)]
     assert done[-1].done == done[-1].total and done[-1].seconds_left == 0
     assert all(before.done <= after.done for before, after in pairwise(done))
+
+
+class Clock:
+    """Stands still but in steps: the first of a training takes 5 s, as if it were compiled, the others of an MoE 0.3 s, of an MLP 0.2 s."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._begun: set[int] = set()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def pass_step(self, trainer: Trainer) -> None:
+        is_first = id(trainer.batches) not in self._begun
+        self._begun.add(id(trainer.batches))
+        self.now += 5.0 if is_first else 0.3 if trainer.model.config.ffn.kind == "sparse" else 0.2
+
+
+def test_the_twin_of_the_same_seconds_takes_them_within_a_step(tiny_recipe, quick, monkeypatch):
+    clock, own_step, kept = Clock(), Trainer.step, []
+
+    def step(trainer: Trainer, number: int) -> StepResult:
+        kept.append(trainer)  # or another could get its id
+        clock.pass_step(trainer)
+        return own_step(trainer, number)
+
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(Trainer, "step", step)
+    content = compared(arm_recipe(tiny_recipe, "training.steps=21"), matches=("active", "time")).content
+    moe, dense, timed = content["arms"]
+    # 5 s and 20 steps of 0.3 s; 5 s and 20 of 0.2 s.
+    assert (moe["train_seconds"]["mean"], dense["train_seconds"]["mean"]) == (pytest.approx(11.0), pytest.approx(9.0))
+    assert abs(timed["train_seconds"]["mean"] - moe["train_seconds"]["mean"]) <= 0.3
+    (match,) = [match for match in content["matches"] if match["match"] == "time"]
+    assert (match["target"], match["got"]) == (moe["train_seconds"]["mean"], timed["train_seconds"]["mean"])
+    assert match["mismatch"] == pytest.approx(match["got"] / match["target"] - 1)
+
+
+def test_a_final_loss_that_is_no_number_ends_the_comparison_each_time(tiny_recipe, quick, monkeypatch):
+    own = train_file.evaluate_split
+    monkeypatch.setattr(train_file, "evaluate_split", lambda *parts: replace(own(*parts), loss=math.nan))
+    for trains in (True, False):
+        events = []
+        with pytest.raises(TrainingError, match=r"seed-0: the loss on the validation text is no number at the end\n.*next: lower"):
+            compared(arm_recipe(tiny_recipe), listener=events.append)
+        assert any(isinstance(event, RunBegun) for event in events) is trains
 
 
 def test_two_identical_arms_come_out_equal(tiny_recipe, quick):

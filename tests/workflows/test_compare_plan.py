@@ -96,8 +96,8 @@ def test_names_are_unique(tiny_recipe):
     assert len(long.arms[1].recipe.name) <= 100
 
 
-@pytest.mark.parametrize(("steps", "every", "expected"), [(6, 4, 1), (100, 0, 5), (100, 3, 3), (100, 50, 5), (119, 0, 5)])
-def test_every_arm_is_validated_often_enough_for_a_curve(tiny_recipe, steps, every, expected):
+@pytest.mark.parametrize(("steps", "every", "expected"), [(6, 4, 1), (100, 0, 5), (100, 3, 5), (100, 50, 5), (119, 0, 5)])
+def test_every_arm_is_validated_equally_often(tiny_recipe, steps, every, expected):
     plan = planned(arm_recipe(tiny_recipe, f"training.steps={steps}", f"evaluation.every={every}"), [arm_recipe(tiny_recipe, MLP)])
     assert [arm.recipe.evaluation.every for arm in plan.arms[:2]] == [expected, expected]
     assert plan.arms[2].recipe.evaluation.every == 1
@@ -171,7 +171,7 @@ def test_the_same_tokens_by_another_way_are_the_same(tiny_recipe):
     assert planned(arm_recipe(tiny_recipe), [arm_recipe(tiny_recipe, same)]).measure == "loss"
 
 
-@pytest.mark.parametrize("override", ["data.tokenizer={kind: char}", "training.mask_rate=0.3"])
+@pytest.mark.parametrize("override", ["data.tokenizer={kind: char}", "training.mask_rate=0.3", "data.seq_len=8"])
 def test_masked_tokens_that_are_not_the_same_are_refused(tiny_recipe, override):
     masked = "objective=masked-lm"
     assert planned(arm_recipe(tiny_recipe, masked), [arm_recipe(tiny_recipe, masked, MLP)]).unit == "nats/masked token"
@@ -192,6 +192,56 @@ def test_budgets_that_differ_are_told(tiny_recipe, override, note):
     notes = planned(arm_recipe(tiny_recipe), [arm_recipe(tiny_recipe, override)]).notes
     assert [line for line in notes if line.startswith("tiny-2") and note in line]
     assert not [line for line in notes if line.startswith("dense-active")]
+
+
+def test_how_the_evaluation_is_cut_hides_no_other_tokens(tiny_recipe):
+    masked = "objective=masked-lm"
+    others = [arm_recipe(tiny_recipe, masked, "evaluation.batch_size=3")]
+    assert planned(arm_recipe(tiny_recipe, masked), others).unit == "nats/masked token"
+
+
+def test_a_token_of_each_arm_is_measured_where_tokens_are_not_alike(tiny_recipe):
+    plan = planned(arm_recipe(tiny_recipe), [arm_recipe(tiny_recipe, "data.tokenizer={kind: bpe, vocab_size: 300}")])
+    sizes = [arm.data.train.num_bytes / len(arm.data.train.ids) for arm in plan.arms]
+    told = f"{sizes[0]:.2f} bytes in tiny, {sizes[1]:.2f} bytes in dense-active, {sizes[2]:.2f} bytes in tiny-2"
+    assert sizes[2] > sizes[0] and [note for note in plan.notes if told in note and "no speed-up in tokens" in note]
+    assert not [note for note in planned(arm_recipe(tiny_recipe)).notes if "bytes" in note]
+
+
+def test_tokens_that_a_tokenizer_does_not_know_are_told(tiny_recipe):
+    # The vocabulary of a text without an "x", for one in which each "a" has become one.
+    Path("few.txt").write_text(Path("text.txt").read_text().replace("x", ""))
+    char = "data.tokenizer={kind: char}"
+    train(load_recipe(tiny_recipe, (char, "data.corpus={kind: files, paths: [few.txt]}")).recipe, out=Path("run"), listener=ignore)
+    Path("text.txt").write_text(Path("text.txt").read_text().replace("a", "x"))
+    few = "data.tokenizer={kind: file, path: run/tokenizer.json}"
+    plan = planned(arm_recipe(tiny_recipe, few))
+    ids, unknown = plan.base.data.validation.ids, plan.base.data.tokenizer.unknown_id
+    share = f"{(ids == unknown).mean():.2%}"
+    assert share != "0.00%"
+    assert f"{share} of the validation tokens are unknown to the tokenizer: the loss does not count what they spell" in plan.notes
+    mixed = planned(arm_recipe(tiny_recipe), [arm_recipe(tiny_recipe, few)])
+    assert [note for note in mixed.notes if note.endswith(f"spell: 0.00% of tiny, 0.00% of dense-active, {share} of tiny-2")]
+
+
+def test_generation_that_is_not_as_trained_is_told(tiny_recipe):
+    leaking = arm_recipe(tiny_recipe, "model.ffn.router={kind: expert_choice}", "allow_future_leak=true", "name=leaking")
+    full = arm_recipe(tiny_recipe, "model.ffn.capacity={factor: 1.0, eval_factor: 1.0}", "name=full")
+    notes = planned(arm_recipe(tiny_recipe), [leaking, full]).notes
+    assert "leaking: in generation every token takes a pass of its own over all before it" in notes
+    assert "full: the experts' capacity is off while generating, as a token that comes alone finds room at every expert" in notes
+    assert not [note for note in notes if "generat" in note and note.startswith(("tiny", "dense"))]
+
+
+def test_a_pass_ahead_of_each_step_counts_in_the_flops_and_in_the_twin_of_equal_flops(tiny_recipe):
+    ahead = ("training.balance_scope=global-batch", "training.gradient_accumulation=2")
+    content = planned(arm_recipe(tiny_recipe, *ahead), matches=("active", "flops")).to_json()
+    moe, active, flops = content["arms"]
+    assert flops["name"] == "dense-flops" and flops["d_ff"] > active["d_ff"]
+    (match,) = [match for match in content["matches"] if match["match"] == "flops"]
+    assert (match["target"], match["got"]) == (moe["flops_per_token"], flops["flops_per_token"])
+    alone = planned(arm_recipe(tiny_recipe)).to_json()["arms"][0]
+    assert 3 * moe["flops_per_token"] == 4 * alone["flops_per_token"]
 
 
 def test_one_seed_is_told_to_decide_nothing(tiny_recipe):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from moecli.errors import RunError
+from moecli.errors import RunError, TrainingError
 from moecli.workflows.compare_runs import as_run_dir, read_finished
 from moecli.workflows.run_dir import RunDir
 
 MEAN = {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0, "entropy": 1.3}
 RESULT = {"steps": 8, "val_loss": 2.0, "bits_per_byte": 1.5, "load": {"layers": [{}], "mean": MEAN}}
+MACHINE = {"device": "cpu", "threads": 2, "cpus": 4, "platform": "Linux"}
 # 100 tokens a step. Logged every 3 steps and at the end; interrupted after step 4, so that the line of step 6 has the speed of 5 and 6.
 LINES = [
     {"step": 2, "val_loss": 5.0},
@@ -29,6 +30,7 @@ LINES = [
 def run(tmp_path) -> RunDir:
     run = as_run_dir(tmp_path, "moe", 3)
     run.path.mkdir(parents=True)
+    run.environment.write_text(json.dumps(MACHINE | {"seed": 3}))
     write(run, RESULT, LINES)
     return run
 
@@ -49,7 +51,36 @@ def test_a_finished_run_by_hand(run):
     # 2 of the first 3 steps: 2 s; 3 s and a third of the next 2 s; 5 s; 9 s.
     assert finished.validated_seconds == pytest.approx((2.0, 3 + 2 / 3, 5.0, 9.0))
     assert finished.seconds == pytest.approx(9.0)
+    # A step of the windows after the first: 100 / 150 s and 100 / 50 s; half of their sum.
+    assert finished.seconds_per_step == pytest.approx((2 / 3 + 2) / 2)
+    assert finished.machine == MACHINE
     assert finished.load == {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0}
+
+
+def test_a_run_of_one_window_has_the_seconds_of_that(run):
+    write(run, RESULT | {"steps": 4}, [{"step": 4, "tokens": 400, "loss": 3.0, "tokens_per_s": 50.0}, {"step": 4, "val_loss": 2.0}])
+    assert read_finished(run).seconds_per_step == 2.0
+
+
+def test_the_first_window_tells_nothing_of_the_pace(run):
+    lines = [{"step": step, "tokens": 100 * step, "loss": 3.0, "tokens_per_s": 1.0 if step == 1 else 100.0} for step in range(1, 9)]
+    write(run, RESULT, [*lines, {"step": 8, "val_loss": 2.0}])
+    assert read_finished(run).seconds_per_step == 1.0
+
+
+def test_a_final_loss_that_is_no_number_is_said(run):
+    write(run, RESULT | {"val_loss": None, "bits_per_byte": None}, LINES)
+    with pytest.raises(TrainingError, match=r"is no number at the end\n.*next: lower training\.learning_rate"):
+        read_finished(run)
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}"])
+def test_without_its_environment_a_run_can_not_be_compared(run, text):
+    run.environment.unlink()
+    if text is not None:
+        run.environment.write_text(text)
+    with pytest.raises(RunError, match=r"environment\.json: missing or damaged"):
+        read_finished(run)
 
 
 def test_a_run_without_routing_has_no_load(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from moecli.errors import DataError, MachineError, RunError
 from moecli.model.checkpoint import load_model, save_model
 from moecli.model.generate import Sampling, generate
 from moecli.recipe.load import load_recipe
-from moecli.workflows.events import Event
+from moecli.workflows import generate as generate_file
+from moecli.workflows.events import Event, Progress, Stage
 from moecli.workflows.generate import GenerateRequest, Prompt, generate_text
 from moecli.workflows.generate_notes import ALONE, EVERY_PASS, MIXES_TEXTS, NO_CAPACITY, generate_notes
 from moecli.workflows.train import train
@@ -41,6 +43,12 @@ def quiet(event: Event) -> None:
 
 def nowhere(index: int, piece: str) -> None:
     pass
+
+
+def written(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """What these tokens write, half a character at the end as U+FFFD."""
+    decoder = tokenizer.piece_decoder()
+    return "".join([*map(decoder.push, ids), decoder.rest()])
 
 
 def speak(run: Path, text: str, *, then_end: bool = True) -> None:
@@ -71,7 +79,7 @@ def test_the_text_is_what_the_model_says_token_for_token(trained):
     expected = []
     for row in torch.stack(steps, dim=1).tolist():
         row = row[: row.index(256)] if 256 in row else row
-        expected.append("".join(tokenizer.pieces(row)))
+        expected.append(written(tokenizer, row))
     assert result.texts == expected
     assert result.prompts == ["Line ", "Line ", "a cat", "a cat"]
     assert len(set(result.texts)) == 4
@@ -119,7 +127,7 @@ def test_each_text_ends_by_itself(trained):
     assert result.tokens == 3 + 4 + 2
 
 
-def test_a_character_that_is_not_whole_at_the_end_is_left_out(trained):
+def test_a_character_that_is_not_whole_at_the_end_is_shown_as_such(trained):
     run = trained()
     checkpoint = (run / "checkpoints/latest").resolve()
     speak(run, "a", then_end=False)
@@ -131,8 +139,53 @@ def test_a_character_that_is_not_whole_at_the_end_is_left_out(trained):
             model.embedding.weight[number, place] = 1
             model.lm_head.weight[following, place] = 1
     save_model(model, checkpoint)
-    result = generate_text(run, GenerateRequest(max_tokens=3, sampling=GREEDY), nowhere)
-    assert (result.texts, result.tokens) == (["a"], 3)
+    grown = []
+    result = generate_text(run, GenerateRequest(max_tokens=3, sampling=GREEDY), lambda index, piece: grown.append(piece))
+    assert (result.texts, result.tokens) == (["a\ufffd"], 3)
+    assert grown == ["a", "", "", "\ufffd"]
+
+
+def test_a_text_that_is_stopped_ends_where_it_is(trained):
+    run = trained()
+    speak(run, "Hi, you!")
+    grown, events = [], []
+    result = generate_text(
+        run,
+        GenerateRequest([Prompt(""), Prompt("u")], max_tokens=50, sampling=GREEDY, stop=(", ?",)),
+        lambda index, piece: grown.append((index, piece)),
+        events.append,
+        should_stop=lambda: len(grown) >= 6,
+    )
+    # Four steps: "Hi, " and "!", whose end of text the second step brings; what was held back for the stop text comes too.
+    assert (result.texts, result.finishes, result.tokens) == (["Hi, ", "!"], ["interrupted", "end-of-text"], 4 + 2)
+    assert result.is_interrupted and grown[-1] == (0, ", ")
+    unit = "tokens of the longest text"
+    assert events == [Stage("writing 2 texts of up to 50 tokens"), *(Progress(done, 50, unit) for done in (1, 2, 3, 4))]
+
+
+def test_the_rate_is_of_the_tokens_after_the_pass_over_the_prompt(trained, monkeypatch):
+    run = trained()
+    # Begun at 10, the first tokens there at 14, the end at 16.
+    clock = iter([10.0, 14.0, 16.0])
+    monkeypatch.setattr(generate_file, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    result = generate_text(run, GenerateRequest([Prompt("x")], 2, 4, seed=9), nowhere)
+    # 2 texts of 4 tokens, the first of each out of the pass over the prompt: 6 in 2 seconds.
+    assert result.tokens == 8
+    content = result.to_json()
+    assert (content["tokens_per_s"], content["prompt_seconds"]) == (3.0, 4.0)
+
+
+def test_one_token_has_no_rate(trained):
+    content = generate_text(trained(), GenerateRequest([Prompt("x")], 2, 1), nowhere).to_json()
+    assert (content["tokens"], content["tokens_per_s"]) == (2, None)
+
+
+def test_a_prompt_is_encoded_once_for_all_its_texts(trained, monkeypatch):
+    run, encoded, encode = trained(), [], Tokenizer.encode
+    monkeypatch.setattr(Tokenizer, "encode", lambda self, text: encoded.append(text) or encode(self, text))
+    result = generate_text(run, GenerateRequest([Prompt("x"), Prompt("y"), Prompt("x")], 3, 2), nowhere)
+    assert encoded == ["x", "y"]
+    assert result.prompts == ["x"] * 3 + ["y"] * 3 + ["x"] * 3
 
 
 def test_json(trained):
@@ -140,7 +193,8 @@ def test_json(trained):
     content = generate_text(run, GenerateRequest([Prompt("x")], 2, 4, seed=9), nowhere).to_json()
     assert json.loads(json.dumps(content)) == content
     assert content.keys() == {
-        "checkpoint", "prompts", "text", "finish", "tokens", "tokens_per_s", "seed", "notes", "objective", "leaks_future", "mixes_rows",
+        "checkpoint", "prompts", "text", "finish", "tokens", "tokens_per_s", "prompt_seconds", "seed", "notes", "objective",
+        "leaks_future", "mixes_rows",
     }  # fmt: skip
     assert (content["prompts"], content["seed"], content["notes"]) == (["x", "x"], 9, [])
     assert content["tokens_per_s"] > 0 and content["tokens"] == 8
@@ -179,7 +233,7 @@ def test_a_run_that_sees_its_future_is_generated_from_by_whole_prefixes(trained)
     with torch.no_grad():
         while len(ids) < len("Line 7") + result.tokens:
             ids.append(int(model(torch.tensor([ids]))[0][0, -1].argmax()))
-    assert result.texts == ["".join(Tokenizer.load(run / "tokenizer.json").pieces(ids[6:]))]
+    assert result.texts == [written(Tokenizer.load(run / "tokenizer.json"), ids[6:])]
 
 
 def test_what_cannot_be_generated_from_is_told(trained):
@@ -202,6 +256,15 @@ def test_more_positions_than_memory_are_refused_before_anything_is_written(train
     # Keys and values: 2 x 2 layers x 16 numbers of 4 bytes = 256 bytes a position, so 2.56e17 bytes.
     with pytest.raises(MachineError, match=r"1 x 1,000,000,000,000,001 tokens, prompts included, needs about 256,000,000\.0 GB"):
         generate_text(run, GenerateRequest(max_tokens=10**15), nowhere)
+    with pytest.raises(MachineError, match=r"2,000,000,000,000 x 201 tokens"):
+        generate_text(run, GenerateRequest([Prompt(""), Prompt("x")], num_samples=10**12), nowhere)
+
+
+def test_what_cannot_be_cached_needs_memory_too(trained):
+    run = trained(EXPERT_CHOICE + "}", LEAK)
+    # 10^12 texts with 257 logits, four times 8 bytes each: 8,224 TB.
+    with pytest.raises(MachineError, match=r"needs about 8,224,000\.0 GB"):
+        generate_text(run, GenerateRequest(num_samples=10**12), nowhere)
 
 
 def test_prompts_that_the_tokenizer_cannot_take_are_told(trained):

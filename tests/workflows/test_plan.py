@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from moecli.data.batches import Batch
+from moecli.model.init import build_gpt
 from moecli.recipe.load import load_recipe
+from moecli.training.trainer import Trainer
 from moecli.workflows.plan import plan_training
 from moecli.workflows.train import train
 
@@ -29,3 +35,28 @@ def test_the_plan_is_what_training_reports(tiny_recipe, tokenizer):
     content = plan.to_json()
     assert content["memory_bytes"]["weights"] == content["memory_bytes"]["gradients"] == 4 * content["params_total"]
     assert content["memory_bytes"]["optimizer"] == 8 * content["params_total"]
+
+
+class RandomBatches:
+    """Two sequences of 16 tokens at a time."""
+
+    seq_len = 16
+
+    def batch(self, index: int) -> Batch:
+        ids = torch.randint(257, (2, 17), generator=torch.Generator().manual_seed(index))
+        return Batch(ids[:, :-1], ids[:, 1:], {})
+
+
+@pytest.mark.parametrize(
+    ("scope", "accumulation", "passes"), [("micro-batch", 2, 3), ("global-batch", 1, 3), ("global-batch", 2, 4), ("global-batch", 4, 4)]
+)
+def test_the_flops_of_the_plan_are_those_of_a_counted_step(tiny_recipe, scope, accumulation, passes):
+    sizes = (f"training.gradient_accumulation={accumulation}", f"training.batch_size={2 * accumulation}")
+    recipe = load_recipe(tiny_recipe, (f"training.balance_scope={scope}", *sizes)).recipe
+    cost = plan_training(recipe).cost
+    assert cost.train_flops_per_token == passes * cost.forward_flops_per_token
+    trainer = Trainer(build_gpt(recipe.model, 257, 0), RandomBatches(), recipe.training)
+    # The plain attention kernel, so that the counter sees its two products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        trainer.step(0)
+    assert counter.get_total_flops() == cost.train_flops_per_token * 2 * accumulation * 16

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moecli.cli import app
-from moecli.data.tokenizer import ByteTokenizerConfig
+from moecli.data.tokenizer_config import ByteTokenizerConfig
 from tests.analysis.hf_checkpoints import NUM_EXPERTS, edit_config, plain_model, write_checkpoint
 from tests.conftest import TINY_TEXT
 

@@ -14,17 +14,19 @@ function showCurves() {
   const redraw = keepDrawn(host, () => drawCurves(host));
   addMenu(byId("curves-controls"), "Over", "over", Object.entries(OVER).map(([key, [name]]) => [key, name]), redraw);
   const parts = [["later", "after the first fifth of training"], ["all", "from the first validation on"]];
+  if (nearArms().length < report.arms.length) parts.push(["everything", "anywhere, of arms far from the base too"]);
   addMenu(byId("curves-controls"), "Loss axis fits what comes", "part", parts, redraw);
 }
 
-/** The smallest and the largest loss that the axis has to hold. */
+/** The smallest and the largest loss that the axis has to hold: of the base and the arms near it, unless everything is chosen. */
 function lossRange() {
+  const arms = state.part === "everything" ? report.arms : nearArms();
   const later = ({ curve }) => {
     const start = FIRST_PART * Math.max(...curve.steps);
     return [curve.value, ...curve.per_seed].flatMap((line) => Array.from(line).filter((_value, place) => curve.steps[place] >= start));
   };
-  const all = report.arms.flatMap(({ curve }) => [curve.value, ...curve.per_seed].flatMap((line) => [...line])).filter(isNumber);
-  const chosen = state.part === "all" ? all : report.arms.flatMap(later).filter(isNumber);
+  const all = arms.flatMap(({ curve }) => [curve.value, ...curve.per_seed].flatMap((line) => [...line])).filter(isNumber);
+  const chosen = state.part === "later" ? arms.flatMap(later).filter(isNumber) : all;
   const high = Math.max(...(chosen.length ? chosen : all));
   return { low: Math.min(...all), high, outside: all.some((value) => value > high) };
 }
@@ -49,7 +51,22 @@ function drawCurves(host) {
   inner.append(...lines.flatMap(({ bands }) => bands), ...lines.map(({ path }) => path).reverse());
   frame.svg.append(inner);
   if (range.outside) host.append(element("p", { class: "small" }, "The first values lie above the picture."));
+  sayOutside(host, markFar(frame, range));
   followCurves(frame, lines.map(({ path }) => path));
+}
+
+/** Arrows for arms that end outside, where curves leave room: above at the right, below at the left. Gives the names of these arms. */
+function markFar(frame, { low, high }) {
+  const { left, right, top, bottom } = frame.edge;
+  const ends = report.arms.map((arm, place) => ({ name: arm.name, end: finalOf(arm).mean, color: armColour(place) }));
+  const [above, below] = [ends.filter(({ end }) => isNumber(end) && end > high), ends.filter(({ end }) => isNumber(end) && end < low)];
+  const text = (arrow, arm) => `${arrow} ${withoutMiddle(arm.name, 24)} ${loss(arm.end)}`;
+  const mark = (where, arrow, arm) => shape("text", { ...where, color: arm.color }, text(arrow, arm));
+  frame.svg.append(
+    ...above.map((arm, place) => mark({ x: right - 4, y: top + 10 + 15 * place, class: "far end" }, "▲", arm)),
+    ...below.map((arm, place) => mark({ x: left + 4, y: bottom - 10 - 15 * place, class: "far" }, "▼", arm)),
+  );
+  return [...above, ...below].map(({ name }) => name);
 }
 
 /** The places of the validations whose loss is known. */
@@ -81,7 +98,7 @@ function bandOutline(curve, known, at) {
 function pointsOf(frame, curve) {
   const x = curve[state.over];
   const points = knownPoints(curve).map((point) => ({ x: frame.xAt(x[point]), y: frame.yAt(curve.value[point]), point }));
-  return points.filter(({ y }) => y >= frame.edge.top - 1);
+  return points.filter(({ y }) => y >= frame.edge.top - 1 && y <= frame.edge.bottom + 1);
 }
 
 /** Shows the nearest point of any line; the arrow keys go along a line, and from line to line. */

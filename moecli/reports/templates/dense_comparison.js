@@ -1,14 +1,11 @@
 /* A comparison with dense twins: its figures and its tables. */
 
 const ARM = { name: "arm", value: (row) => row.name ?? row.arm };
-const MATCHED_ON = {
-  active: "active parameters", flops: "training FLOPs per token", total: "total parameters", time: "training seconds",
-};
 
 /** What an arm is there for. */
 function roleOf(arm) {
   if (arm.name === report.base) return "base";
-  const quantities = report.matches.filter((match) => match.arm === arm.name).map((match) => MATCHED_ON[match.match]);
+  const quantities = report.matches.filter((match) => match.arm === arm.name).map((match) => match.quantity);
   return quantities.length ? `equal ${quantities.join(" and ")}` : "given";
 }
 
@@ -17,6 +14,11 @@ const overSeeds = (name, pick, show, hint) => [
   { name, show, hint, value: (row) => pick(row)?.mean },
   { name: "95 % interval", brief: true, hint: "Of the mean over seeds", value: (row) => ends(pick(row)?.ci95, show) },
 ];
+
+/** Two columns: what base and arm have spent when both are at the worse of their two final losses. */
+const spent = (unit, key, show) => [["base", "base_mean"], ["arm", "arm_mean"]].map(([name, mean]) => (
+  { name: `${unit} of the ${name}`, show, value: (row) => row[key]?.[mean], hint: "Spent until the equal loss, mean over seeds" }
+));
 
 function showQuality() {
   const hasNotes = report.arms.some((arm) => arm.notes.length);
@@ -36,16 +38,24 @@ function showQuality() {
     columns: [
       ARM,
       { name: "loss of the base is", value: (row) => row.verdict },
-      ...overSeeds(`difference, ${report.unit}`, (row) => row.difference, apart, "Base less arm; below 0 the base is better"),
+      ...overSeeds(`difference, ${report.unit}`, (row) => row.difference, apart, "Base − arm; below 0 the base is better"),
       { name: "p", show: (value) => significant(value, 2), value: (row) => row.difference.p_value, hint: "Paired t-test" },
-      ...overSeeds("tokens to equal loss", (row) => row.tokens_to_equal_loss, times, "Above 1 the base needs fewer tokens"),
-      ...overSeeds("time to equal loss", (row) => row.time_to_equal_loss, times, "Above 1 the base needs less time"),
+      ...overSeeds("tokens to equal loss", (row) => row.tokens_to_equal_loss, times, "Geometric; above 1 the base needs fewer tokens"),
+      ...spent("tokens", "tokens_at_equal_loss", amount),
+      ...overSeeds("time to equal loss", (row) => row.time_to_equal_loss, times, "Geometric; above 1 the base needs less time"),
+      ...spent("seconds", "seconds_at_equal_loss", short),
     ],
     rows: report.comparisons,
   });
 }
 
 const figureColumn = (name, key, show, hint) => ({ name, show, hint, value: (arm) => arm[key] });
+
+/** Two columns: the median round, and the slowest to the fastest. */
+const overRounds = (name, key) => [
+  figureColumn(name, key, (value) => short(value)),
+  { name: "rounds", brief: true, hint: "The slowest to the fastest", value: (arm) => ends(arm[`${key}_range`], (value) => short(value)) },
+];
 
 function showCost() {
   addTable(byId("cost-table"), {
@@ -69,8 +79,8 @@ function showCost() {
       ARM,
       ...overSeeds("training, seconds", (arm) => arm.train_seconds, (value) => short(value), "Of the steps alone"),
       figureColumn("training, tokens/s", "train_tokens_per_s", whole),
-      figureColumn("generating one text, tokens/s", "decode_tokens_per_s", (value) => short(value)),
-      figureColumn(`generating ${batch}, tokens/s in all`, "decode_tokens_per_s_batched", (value) => short(value)),
+      ...overRounds("generating one text, tokens/s", "decode_tokens_per_s"),
+      ...overRounds(`generating ${batch}, tokens/s in all`, "decode_tokens_per_s_batched"),
     ],
     rows: report.arms,
   });
@@ -86,7 +96,7 @@ function showMatching() {
       { name: "equal", value: (row) => row.quantity },
       { name: report.base, show: count, value: (row) => row.target },
       { name: "the arm", show: count, value: (row) => row.got },
-      { name: "mismatch", show: mismatch, value: (row) => row.mismatch, hint: "The arm over the base, less 1" },
+      { name: "mismatch", show: mismatch, value: (row) => row.mismatch, hint: "The arm over the base, minus 1" },
       { name: "width", show: whole, value: (row) => report.arms.find((arm) => arm.name === row.arm)?.d_ff, hint: "d_ff of the twin" },
     ],
     rows: report.matches,

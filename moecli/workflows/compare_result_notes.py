@@ -1,0 +1,63 @@
+"""What a reader has to know of the figures that came out: which are bounds, and which machines they are of.
+
+Knows results. Must not know how notes are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from moecli.analysis.learning_curve import equal_level
+from moecli.model.device import pick_device
+from moecli.workflows.compare_equal_loss import curve_pairs
+from moecli.workflows.compare_notes import Measure
+from moecli.workflows.compare_results import ArmResult
+from moecli.workflows.compare_runs import MACHINE
+from moecli.workflows.environment import describe_machine
+
+Machine = dict[str, Any]
+
+
+def result_notes(results: Sequence[ArmResult], measure: Measure, seeds: Sequence[int]) -> list[str]:
+    """The results begin with the base; their runs are in the order of the seeds."""
+    return [note for other in results[1:] for note in _bound_notes(results[0], other, measure)] + _machine_notes(results, seeds)
+
+
+def _bound_notes(base: ArmResult, other: ArmResult, measure: Measure) -> list[str]:
+    """Before the first validation nothing is known: who is below the level there has reached it with less."""
+    pairs = curve_pairs(base, other, measure, over_seconds=False)
+    notes = []
+    for place, result, bound in ((0, base, "at least"), (1, other, "at most")):
+        early = sum(pair[place].is_early(equal_level(*pair)) for pair in pairs)
+        if early:
+            notes.append(
+                f"{base.arm.name} against {other.arm.name}: {result.arm.name} was below the equal loss before its first validation with "
+                f"{early} of {len(pairs)} seed{'s' * (len(pairs) > 1)}, so the base is {bound} so many times as fast as is given"
+            )
+    return notes
+
+
+def _machine_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[str]:
+    runs_on: list[tuple[Machine, list[str]]] = []
+    for result in results:
+        for seed, run in zip(seeds, result.runs, strict=True):
+            names = next((names for machine, names in runs_on if machine == run.machine), None)
+            if names is None:
+                names = []
+                runs_on.append((run.machine, names))
+            names.append(f"{result.arm.name} seed {seed}")
+    notes = []
+    if len(runs_on) > 1:
+        told = "; ".join(f"{', '.join(names)} on {_words(machine)}" for machine, names in runs_on)
+        notes.append(f"not all runs were trained on the same machine with the same threads, so their seconds can't be compared: {told}")
+    present = describe_machine(pick_device(results[0].arm.recipe.training.device))
+    here = {key: present[key] for key in MACHINE}
+    if here not in [machine for machine, _ in runs_on]:
+        notes.append(f"memory and generation were measured on {_words(here)}, on which no run was trained")
+    return notes
+
+
+def _words(machine: Machine) -> str:
+    threads, cpus = (f"{machine[key]} {noun}{'s' * (machine[key] != 1)}" for key, noun in (("threads", "thread"), ("cpus", "CPU")))
+    return f"{machine['device']} ({threads}, {cpus}, {machine['platform']})"
