@@ -39,6 +39,11 @@ TABLES: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
         ("loss 0.001", SIGMOID, ("training.balance_loss=0.001", "training.bias_update=null", "training.balance_counts=chosen")),
         ("loss 0.01", SIGMOID, ("training.balance_loss=0.01", "training.bias_update=null", "training.balance_counts=chosen")),
         ("bias, sign 0.001", SIGMOID, ("training.balance_loss=0", "training.bias_update.rate=0.001")),
+        (
+            "bias, proportional 0.002",
+            SIGMOID,
+            ("training.balance_loss=0", "training.bias_update.rule=proportional", "training.bias_update.rate=0.002"),
+        ),
     ],
     # Does a learned router beat none? The controls have the same experts and the same top_k.
     "controls": [

@@ -169,7 +169,8 @@ def _with_kept_steps(arm: Arm, base: Arm, folder: Path) -> Arm:
     """The twin of the same seconds with the length that was measured before, if this MoE's was."""
     try:
         kept = json.loads((folder / TIME_STEPS_FILE).read_text(encoding="utf-8"))
-        steps = int(kept["steps"]) if kept["recipe"] == base.recipe.model_dump(mode="json") else 0
+        # Through the schema: another version may have keys more, with their defaults.
+        steps = int(kept["steps"]) if Recipe.model_validate_json(json.dumps(kept["recipe"])) == base.recipe else 0
     except (OSError, ValueError, KeyError, TypeError):
         steps = 0
     return arm.with_steps(steps) if 0 < steps <= LARGEST else arm

@@ -20,7 +20,8 @@ LEAKING_RECIPE = Recipe(allow_future_leak=True, model={"ffn": EXPERT_CHOICE})
 
 def text_of(audit: Audit | None, recipe: Recipe = Recipe(), is_masked: bool = False) -> str:  # noqa: B008 (frozen)
     evaluation = Evaluation(loss=2.5, tokens=10, num_bytes=10, is_masked=is_masked)
-    return "\n".join(audit_lines(EvalResult(Path("run"), "files", "validation", evaluation, recipe, audit)))
+    result = EvalResult(Path("run"), "files", "validation", evaluation, unknown_fraction=0.0, recipe=recipe, audit=audit, sweep=None)
+    return "\n".join(audit_lines(result))
 
 
 def test_without_an_audit_there_are_no_lines():
