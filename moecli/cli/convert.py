@@ -77,8 +77,13 @@ def convert_command(
         DtypeName | None, typer.Option(help="Of the weights that are written for Hugging Face. Default: float32.", show_default=False)
     ] = None,
     max_shard_bytes: Annotated[
-        int, typer.Option(min=1, help="Most bytes of the weights in one file; one tensor may be larger.")
-    ] = 5_000_000_000,
+        int | None,
+        typer.Option(
+            min=1,
+            help="For Hugging Face: most bytes of the weights in one file; one tensor may be larger. Default: 5,000,000,000.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be written and what can't be represented; write nothing.")
     ] = False,
@@ -136,6 +141,9 @@ def _print_conversion(conversion: Conversion) -> None:
         lines.append(f"verified   logits differ by {verification.max_abs_logit_diff:.2g} at most, of {verification.largest_logit:.3g}")
         if verification.choices_compared:
             lines.append(f"           {verification.choices_compared:,} choices of experts are the same")
+            lines.append(f"           {len(verification.visited):,} of {verification.num_experts:,} experts were chosen")
+        if verification.rounding_diff is not None:
+            lines.append(f"           against the rounded weights; rounding moved a logit by {verification.rounding_diff:.2g} at most")
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print_notices(out, conversion.notes)

@@ -96,6 +96,12 @@ def left_behind(config: GPTConfig) -> list[str]:
     notes = []
     if isinstance(ffn.router, NoisyTopKConfig):
         notes.append("the noise of the router noisy_topk is left out, which evaluation doesn't use")
+    if isinstance(ffn.router, VMoETopKConfig) and ffn.router.noise_std:
+        notes.append("the noise of the router vmoe_topk is left out, which evaluation doesn't use")
+    if isinstance(ffn.router, TopKConfig) and ffn.router.input_jitter:
+        notes.append("the router's input_jitter is left out, which evaluation doesn't use")
+    if isinstance(ffn.router, TopKConfig) and ffn.router.keep_threshold is not None:
+        notes.append("the router's keep_threshold is left out: every choice is kept, as in evaluation")
     if ffn.capacity is not None:
         notes.append("the capacity of training is left out: every expert takes all tokens, as in evaluation")
     return notes

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moecli.convert.config_reader import CONFIG_FILE, read_config
+from moecli.convert.config_reader import CONFIG_FILE, LARGEST_NUMBER, read_config
 from moecli.convert.formats import Format, ModelFacts, format_of_type
 from moecli.convert.formats.base import FUSED_EXPERTS, with_fused_experts
 from moecli.convert.rules import Made, Read, Rule, Shape, check_shapes, expected_shapes, pieces_of, to_ours, to_theirs
@@ -28,6 +28,7 @@ TOKENIZER_FILE = "tokenizer.json"
 # What of a folder is text and belongs to every class alike.
 TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 GENERATION_FILE = "generation_config.json"
+SPECIAL_IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,9 @@ def _read_shape(folder: Path, tensors: TensorFiles) -> HuggingFaceShape:
     fmt = format_of_type(content["model_type"], where)
     config = fmt.gpt_config(content, where, tensors.is_zero)
     vocab_size = content.get("vocab_size")
-    if type(vocab_size) is not int or vocab_size < 1:
-        raise ConvertError(f"vocab_size is {vocab_size!r}", where=where, allowed="a whole number of 1 or more")
+    if type(vocab_size) is not int or not 1 <= vocab_size <= LARGEST_NUMBER:
+        raise ConvertError(f"vocab_size is {vocab_size!r}", where=where, allowed=f"a whole number from 1 to {LARGEST_NUMBER:,}")
+    _check_special_ids(content, where)
     # Before anything is made that grows with these numbers: each layer and expert has a tensor of its own.
     num_experts = config.ffn.num_experts if isinstance(config.ffn, SparseMoEConfig) else 0
     if max(config.num_layers, num_experts) > len(tensors.shapes):
@@ -150,3 +152,11 @@ def _read_shape(folder: Path, tensors: TensorFiles) -> HuggingFaceShape:
     if type(max_seq_len) is not int or max_seq_len < 1:
         raise ConvertError(f"max_position_embeddings is {max_seq_len!r}", where=where, allowed="a whole number of 1 or more")
     return HuggingFaceShape(fmt, config, vocab_size, max_seq_len, content)
+
+
+def _check_special_ids(content: dict[str, Any], where: str) -> None:
+    for key in SPECIAL_IDS:
+        value = content.get(key)
+        ids = value if isinstance(value, list) else [value]
+        if value is not None and (not ids or any(type(number) is not int for number in ids)):
+            raise ConvertError(f"{key} is {value!r}", where=where, allowed="a token id, a list of them, or null")

@@ -47,7 +47,7 @@ class TensorFiles:
         return len(set(self._files.values())) > 1
 
     def read(self, name: str) -> Tensor:
-        """A tensor, perhaps a view of the file.
+        """A tensor, perhaps a view of the file; float64 as float32, which is all that a GPT has.
 
         Raises:
             ConvertError: it is of a type that can't be converted, or holds values that are no numbers.
@@ -59,8 +59,10 @@ class TensorFiles:
             what = f"tensor {name} is of type {dtype}: quantised weights can't be converted"
             raise ConvertError(what, where=str(self._files[name]), allowed="float32, bfloat16, float16")
         tensor: Tensor = self._handles[name].get_tensor(name)
+        if dtype == "F64":
+            tensor = tensor.float()
         if not tensor.isfinite().all():
-            what = f"tensor {name} holds values that are no numbers (NaN or infinite)"
+            what = f"tensor {name} holds values that are no numbers (NaN, infinite, or too large for float32)"
             raise ConvertError(what, where=str(self._files[name]), next_step="use another checkpoint: this training may have diverged")
         self._last = (name, tensor)
         return tensor
@@ -101,6 +103,7 @@ def open_tensors(folder: Path) -> Iterator[TensorFiles]:
 
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX_FILE).is_file():
+        _check_no_second(folder)
         return [folder / name for name in sorted(set(_weight_map(folder).values()))]
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
@@ -111,15 +114,22 @@ def _weight_files(folder: Path) -> list[Path]:
     raise ConvertError(f"there is no {WEIGHTS_FILE} and no {INDEX_FILE} in it", where=str(folder), next_step=COPY_AGAIN)
 
 
+def _check_no_second(folder: Path) -> None:
+    """Which of two sets of weights is meant, no file says, and transformers takes the single file."""
+    if (folder / WEIGHTS_FILE).is_file() and set(_weight_map(folder).values()) != {WEIGHTS_FILE}:
+        what = f"both {WEIGHTS_FILE} and {INDEX_FILE} are in it, and the index names other files"
+        raise ConvertError(what, where=str(folder), next_step="remove the one that is not meant")
+
+
 def _weight_map(folder: Path) -> dict[str, str]:
     """From the tensors to the files, as the index says."""
     path = folder / INDEX_FILE
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         names = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConvertError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
-    outside = next((file for file in names.values() if Path(file).name != file), None)
+    outside = next((file for file in names.values() if Path(file).name != file or file in ("", "..")), None)
     if outside is not None or not names:
         what = "names no files" if outside is None else f"names a file outside the folder: {outside}"
         raise ConvertError(what, where=str(path), next_step=COPY_AGAIN)

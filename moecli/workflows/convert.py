@@ -5,6 +5,10 @@ Knows which way a conversion goes. Must not know tensors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from moecli.analysis.hf_model import is_huggingface_folder
 from moecli.convert.config_reader import read_config
 from moecli.workflows.convert_export import export_checkpoint, plan_export
@@ -24,7 +28,8 @@ def convert(request: ConvertRequest, listener: Listener) -> Conversion:
         MachineError: the disk refuses, or --verify was asked for without the package transformers.
     """
     request.check_target()
-    return import_checkpoint(request, listener) if _is_import(request) else export_checkpoint(request, listener)
+    with _empty_kept(request.target):
+        return import_checkpoint(request, listener) if _is_import(request) else export_checkpoint(request, listener)
 
 
 def plan_conversion(request: ConvertRequest) -> ConversionPlan:
@@ -33,8 +38,24 @@ def plan_conversion(request: ConvertRequest) -> ConversionPlan:
     return plan_import(request) if _is_import(request) else plan_export(request)
 
 
+@contextmanager
+def _empty_kept(target: Path) -> Iterator[None]:
+    """An empty folder that the user made is there again after a failure: what was half-written goes away with its folder."""
+    was_there = target.is_dir()
+    try:
+        yield
+    except BaseException:
+        if was_there:
+            target.mkdir(exist_ok=True)
+        raise
+
+
 def _is_import(request: ConvertRequest) -> bool:
-    is_huggingface = is_huggingface_folder(request.source)
+    try:
+        is_huggingface = is_huggingface_folder(request.source)
+    except RecursionError:
+        read_config(request.source)  # says that it is damaged
+        raise
     if request.to == MOECLI and not is_huggingface:
         read_config(request.source)  # says what is wrong with it
     return is_huggingface and request.to in (AUTO, MOECLI)

@@ -5,14 +5,14 @@ Knows run folders and what a folder of Hugging Face needs beside tensors. Must n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moecli.analysis.hf_model import is_huggingface_folder
 from moecli.convert.features import left_behind
@@ -36,16 +36,17 @@ from moecli.data.tokenizer import Tokenizer
 from moecli.model.accounting import ModelCost, model_cost
 from moecli.model.checkpoint import CONFIG_FILE, load_model, read_config
 from moecli.model.config import GPTConfig
+from moecli.model.generate import evaluating
 from moecli.model.gpt import GPT
 from moecli.recipe.load import dump_recipe, load_recipe
 from moecli.recipe.schema import Recipe
+from moecli.workflows.convert_card import data_of, measured, proof_sentences
 from moecli.workflows.convert_proof import proof_ids, prove
-from moecli.workflows.convert_request import NOT_VERIFIED, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
+from moecli.workflows.convert_request import SHARD_BYTES, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
 from moecli.workflows.events import Listener, Progress, Stage
 from moecli.workflows.run_dir import RunDir, atomic_folder, find_checkpoint
 
 CARD_FILE = "README.md"
-RESULTS = {"val_loss": "loss, nats per token", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,10 @@ class _Job:
 def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion:
     """Writes the folder, verifies it, and only then gives it its name."""
     wants_proof = request.wants_proof()
-    with _opened(request) as job, atomic_folder(request.target) as folder:
+    with _opened(request) as job, ExitStack() as stack:
+        if wants_proof:
+            _prove_source(job.source, listener)
+        folder = stack.enter_context(atomic_folder(request.target))
         listener(Stage(f"writing {job.format.architecture}"))
         done = 0
         for shard in write_shards(job.shards, folder, request.torch_dtype):
@@ -116,7 +120,6 @@ def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion
         proof = _prove(job, folder) if wants_proof else None
         (folder / CARD_FILE).write_text(_card(job, proof), encoding="utf-8")
         names = sorted(path.name for path in folder.iterdir())
-    notes = left_behind(job.source.config)
     return Conversion(
         source=request.source,
         target=request.target,
@@ -125,7 +128,7 @@ def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion
         params_total=job.cost.params_total,
         params_active=job.cost.params_active,
         files=[request.target / name for name in names],
-        notes=notes if wants_proof or request.verify is False else [*notes, NOT_VERIFIED],
+        notes=[*left_behind(job.source.config), *request.proof_notes(proof)],
     )
 
 
@@ -159,7 +162,7 @@ def _opened(request: ConvertRequest) -> Iterator[_Job]:
     with opened as source:
         fmt = pick_format(request.to, source.config, str(request.source))
         tensors = tensors_of(fmt, source.config, source.vocab_size, source.read)
-        shards = plan_shards(tensors, request.torch_dtype, request.max_shard_bytes)
+        shards = plan_shards(tensors, request.torch_dtype, request.max_shard_bytes or SHARD_BYTES)
         cost = model_cost(source.config, source.vocab_size, source.max_seq_len)
         yield _Job(request, source, fmt, shards, cost)
 
@@ -183,11 +186,29 @@ def _huggingface(folder: Path) -> Iterator[_Source]:
     yield _Source(folder, shape.config, shape.vocab_size, shape.max_seq_len, read, tokenizer, shape.content, None, None, model)
 
 
+def _ids(source: _Source) -> list[Tensor]:
+    return proof_ids(source.vocab_size, source.max_seq_len, source.tokenizer)
+
+
+def _prove_source(source: _Source, listener: Listener) -> None:
+    """Where the source is another's, that it was read as what transformers computes; else the target could be wrong in the same way."""
+    if source.run is None:
+        assert source.model is not None
+        listener(Stage("comparing the source with transformers"))
+        prove(source.checkpoint, source.model, _ids(source))
+
+
+@torch.inference_mode()
 def _prove(job: _Job, folder: Path) -> Verification:
     source = job.source
-    model = load_model(source.checkpoint) if source.model is None else source.model
-    _round(model, job)
-    return prove(folder, model, proof_ids(source.vocab_size, source.max_seq_len, source.tokenizer))
+    model, batches = load_model(source.checkpoint) if source.model is None else source.model, _ids(source)
+    if job.request.torch_dtype == torch.float32:
+        return prove(folder, model, batches)
+    with evaluating(model):
+        before = [model(ids_BS)[0] for ids_BS in batches]
+        _round(model, job)
+        moved = max((model(ids_BS)[0] - logits_BSV).abs().max().item() for ids_BS, logits_BSV in zip(batches, before, strict=True))
+    return replace(prove(folder, model, batches), rounding_diff=moved)
 
 
 @torch.no_grad()
@@ -204,15 +225,7 @@ def _round(model: GPT, job: _Job) -> None:
 
 def _card(job: _Job, proof: Verification | None) -> str:
     source, request = job.source, job.request
-    result = {}
-    if source.run is not None and source.run.result.is_file():
-        result = json.loads(source.run.result.read_text(encoding="utf-8"))
     dtype = f" --dtype {request.dtype}" if request.dtype else ""
-    sentence = proof and (
-        f"Verified against moecli on {proof.tokens} tokens: logits differ by {proof.max_abs_logit_diff:.2g} at most "
-        f"(the largest is {proof.largest_logit:.3g})"
-        + (f", and all {proof.choices_compared:,} choices of experts are the same." if proof.choices_compared else ".")
-    )
     return model_card(
         CardFacts(
             name=request.target.name if source.recipe is None else source.recipe.name,
@@ -222,9 +235,9 @@ def _card(job: _Job, proof: Verification | None) -> str:
             dtype=job.facts.dtype,
             command=f"moecli convert RUN {request.target.name} --to {job.format.model_type}{dtype}",
             recipe=None if source.recipe is None else dump_recipe(source.recipe),
-            data=None if source.recipe is None else source.recipe.data.corpus.describe(),
-            results={words: result[key] for key, words in RESULTS.items() if isinstance(result.get(key), float)},
+            data=data_of(source.recipe),
+            results=measured(source.run, source.checkpoint),
             differences=left_behind(source.config),
-            proof=sentence or None,
+            proof=None if proof is None else proof_sentences(proof),
         )
     )

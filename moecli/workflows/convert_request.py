@@ -17,6 +17,10 @@ from moecli.convert.verify import Verification
 from moecli.errors import ConvertError
 
 AUTO, MOECLI = "auto", "moecli"
+# A checkpoint doesn't say what it was trained on. The recipe of an imported run holds this in place of a file.
+UNKNOWN_CORPUS = "the text of an imported model is not known: name one with --text FILE"
+SHARD_BYTES = 5_000_000_000
+NOT_ASKED_FOR = "not verified: --no-verify was given, so nothing shows that both compute the same"
 NOT_VERIFIED = "not verified: the package transformers is not installed (pip install 'moecli[hf]')"
 
 
@@ -31,7 +35,8 @@ class ConvertRequest:
     """None: where transformers is installed."""
     dtype: str | None = None
     """float32, bfloat16 or float16, of weights for Hugging Face. None: float32."""
-    max_shard_bytes: int = 5_000_000_000
+    max_shard_bytes: int | None = None
+    """Of one file of weights for Hugging Face. None: SHARD_BYTES."""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -42,7 +47,11 @@ class ConvertRequest:
         path = self.target
         if path.name in ("", ".."):
             raise ConvertError("names no folder to be made", where=str(path), next_step="name a folder that isn't there yet")
-        if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        try:
+            is_taken = path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
+        except OSError as error:
+            raise ConvertError(f"can't be made: {error.strerror}", where=str(path), next_step="name another folder") from error
+        if is_taken:
             raise ConvertError("there is something here already", where=str(path), next_step="name a folder that isn't there yet")
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
         if not nearest.is_dir():
@@ -57,6 +66,16 @@ class ConvertRequest:
         if self.verify:
             check_transformers()
         return has_transformers() if self.verify is None else self.verify
+
+    def proof_notes(self, proof: Verification | None) -> list[str]:
+        """What a conversion's proof doesn't show."""
+        if proof is None:
+            return [NOT_ASKED_FOR if self.verify is False else NOT_VERIFIED]
+        unvisited = proof.num_experts - len(proof.visited)
+        if not unvisited:
+            return []
+        share = f"{unvisited:,} of {proof.num_experts:,} experts (each layer's counted) were chosen by no token of the proof"
+        return [f"{share}: their weights went by the same rules, but no logit shows them"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +101,9 @@ class Conversion:
             "verified": proof is not None,
             "max_abs_logit_diff": None if proof is None else proof.max_abs_logit_diff,
             "choices_compared": None if proof is None else proof.choices_compared,
+            "experts": None if proof is None else proof.num_experts,
+            "experts_visited": None if proof is None else len(proof.visited),
+            "rounding_logit_diff": None if proof is None else proof.rounding_diff,
             "params_total": self.params_total,
             "params_active": self.params_active,
             "files": [str(path) for path in self.files],

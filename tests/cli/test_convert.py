@@ -31,6 +31,14 @@ def test_json(run, inside):
     assert content["max_abs_logit_diff"] < 1e-4
     code, out, _ = inside("convert", "hf", "back", "--to", "moecli", "--no-verify", "--json")
     assert (code, json.loads(out)["verified"], json.loads(out)["max_abs_logit_diff"]) == (0, False, None)
+    assert json.loads(out)["notes"] == ["not verified: --no-verify was given, so nothing shows that both compute the same"]
+
+
+def test_a_run_has_no_shards(run, inside):
+    inside("convert", run, "hf", "--no-verify")
+    code, _, err = inside("convert", "hf", "back", "--max-shard-bytes", "30000")
+    assert code == 2
+    assert "--max-shard-bytes" in err and "the weights of a run are one file" in err
 
 
 def test_lines(run, inside):
@@ -39,6 +47,8 @@ def test_lines(run, inside):
     assert "hf (qwen2_moe)" in out
     assert "logits differ by" in out
     assert "choices of experts are the same" in out
+    assert "24 of 24 experts were chosen" in out
+    assert "against the rounded weights; rounding moved a logit by" in out
     assert "comparing with transformers" in err
 
 

@@ -81,6 +81,21 @@ def test_what_evaluation_computes_decides(ffn, tmp_path):
     assert bool(left_behind(model.config)) == (ffn["kind"] == "sparse")
 
 
+@pytest.mark.parametrize(
+    ("router", "what"),
+    [
+        ({"kind": "vmoe_topk", "noise_std": 1.0}, "the noise of the router vmoe_topk"),
+        ({"kind": "vmoe_topk", "noise_std": 0.0}, None),
+        ({"kind": "topk", "input_jitter": 0.01}, "the router's input_jitter"),
+        ({"kind": "topk", "keep_threshold": 0.5}, "the router's keep_threshold"),
+        ({"kind": "topk"}, None),
+    ],
+)
+def test_what_training_alone_has_is_told(router, what):
+    notes = left_behind(GPTConfig.model_validate(SIZES | {"ffn": SPARSE | {"router": {"top_k": 2} | router}}))
+    assert [note.split(" is left out")[0] for note in notes] == ([] if what is None else [what])
+
+
 @pytest.mark.parametrize("factor", [4.0, 3.99, None])
 def test_a_capacity_that_drops_in_evaluation_is_refused(factor):
     # 8 experts, top-2: a factor of 4 is room for every token at every expert.
@@ -148,8 +163,35 @@ def test_llama_needs_heads_that_divide_the_width():
 
 BAD_KEYS = {
     "sliding window": ("mixtral", {"sliding_window": 8}),
-    "rope scaling (yarn)": ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}),
-    "rope scaling (linear)": ("llama", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "sliding window (100 tokens)": ("mixtral", {"use_sliding_window": False, "sliding_window": 100}),
+    "sliding window (use_sliding_window)": ("qwen3_moe", {"use_sliding_window": True, "sliding_window": None}),
+    "sliding window (64 tokens)": ("qwen3", {"use_sliding_window": True, "sliding_window": 64}),
+    "rope scaling (rope_scaling: linear)": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "differ between layers (rope_parameters: full_attention)": ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}),
+    "rope_scaling.rope_theta 77": ("mixtral", {"rope_scaling": {"rope_type": "default", "rope_theta": 77.0}}),
+    "num_local_experts is 8 but num_experts is 4": ("mixtral", {"num_experts": 4}),
+    "architectures is 'LlamaForCausalLM'": ("llama", {"architectures": "LlamaForCausalLM"}),
+    "rope_parameters is [1]": ("llama", {"rope_parameters": [1]}),
+    "rope_parameters.rope_theta is inf": ("llama", {"rope_parameters": {"rope_theta": float("inf")}}),
+    "rope_parameters.rope_theta is True": ("llama", {"rope_parameters": {"rope_theta": True}}),
+    "rope_theta is 1000": ("llama", {"rope_parameters": None, "rope_theta": 10**400}),
+    "rms_norm_eps is nan": ("llama", {"rms_norm_eps": float("nan")}),
+    "norm_topk_prob is 'false'": ("olmoe", {"norm_topk_prob": "false"}),
+    "tie_word_embeddings is 'true'": ("llama", {"tie_word_embeddings": "true"}),
+    "attention_bias is 0": ("llama", {"attention_bias": 0}),
+    "use_sliding_window is 'no'": ("qwen3", {"use_sliding_window": "no"}),
+    "use_qk_norm is 1": ("glm4_moe", {"use_qk_norm": 1}),
+    "routed_scaling_factor is '2'": ("glm4_moe", {"routed_scaling_factor": "2"}),
+    "layer_types is 5": ("qwen3", {"layer_types": 5}),
+    "mlp_only_layers is '0'": ("qwen3_moe", {"mlp_only_layers": "0"}),
+    "decoder_sparse_step is 'x'": ("qwen3_moe", {"decoder_sparse_step": "x"}),
+    "num_key_value_heads is True": ("llama", {"num_key_value_heads": True}),
+    "head_dim is 4.0": ("llama", {"head_dim": 4.0}),
+    "hidden_size is 1000000000000000": ("llama", {"hidden_size": 10**15}),
+    "vocab_size is 1000000000000000000": ("llama", {"vocab_size": 10**18}),
+    "eos_token_id is {'a': 1}": ("llama", {"eos_token_id": {"a": 1}}),
+    "rope scaling (rope_parameters: yarn)": ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}}),
+    "rope scaling (rope_scaling: dynamic)": ("llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     "partial_rotary_factor 0.5": ("glm4_moe", {"partial_rotary_factor": None, "rope_parameters": None}),
     "hidden_act gelu": ("llama", {"hidden_act": "gelu"}),
     "mlp_bias": ("llama", {"mlp_bias": True}),
@@ -183,6 +225,22 @@ def test_a_config_that_can_not_be_or_contradicts_the_weights_is_refused(what, tm
     assert what in str(caught.value)
     assert str(folder) in caught.value.where
     assert caught.value.exit_code == 2
+
+
+def test_a_window_that_is_switched_off_is_none(tmp_path):
+    folder = write_folder(random_model(config_of(PLAIN["qwen3_moe"])), tmp_path)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_sliding_window": False, "sliding_window": 8}))
+    model, _ = load_gpt(folder)
+    verify(model, load_peer(folder), IDS_BS)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "\xff"])
+def test_a_config_that_is_no_json_is_refused(content, tmp_path):
+    folder = write_folder(random_model(config_of(PLAIN["llama"])), tmp_path)
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ConvertError, match="damaged"):
+        load_gpt(folder)
 
 
 def test_every_class_writes_the_names_of_older_readers_too():

@@ -142,12 +142,29 @@ def test_a_tensor_in_two_files(sharded):
     assert f"tensor {name} stands in {first} too" in refusal(sharded).what
 
 
+def test_an_index_beside_a_file_that_it_does_not_name(sharded):
+    save_file({"a": torch.ones(1)}, sharded / "model.safetensors")
+    error = refusal(sharded)
+    assert "both model.safetensors and model.safetensors.index.json are in it" in error.what
+    assert error.where == str(sharded)
+
+
+def test_a_number_that_is_finite_in_float64_alone(sharded):
+    change(sharded, EXPERT, torch.full((12, 16), 1e300, dtype=torch.float64))
+    assert f"tensor {EXPERT} holds values that are no numbers (NaN, infinite, or too large for float32)" in refusal(sharded).what
+    change(sharded, EXPERT, torch.full((12, 16), 0.1, dtype=torch.float64))
+    weights = load_gpt(sharded)[0].state_dict()["blocks.1.ffn.experts.in_proj"][2, :12]
+    assert torch.equal(weights, torch.full((12, 16), 0.1))
+
+
 @pytest.mark.parametrize(
     ("index", "what"),
     [
         ("{", "damaged"),
+        ("[" * 100_000, "damaged"),
         ("[]", "damaged"),
         ('{"weight_map": {}}', "names no files"),
+        ('{"weight_map": {"a": ".."}}', "names a file outside the folder: .."),
         ('{"weight_map": {"a": "../model.safetensors"}}', "names a file outside the folder: ../model.safetensors"),
     ],
 )

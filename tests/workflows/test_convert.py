@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moecli.convert import tensor_files
+from moecli.convert.config_reader import ConfigReader
 from moecli.convert.formats import FORMATS
 from moecli.data.corpora.files import FilesCorpus
 from moecli.data.tokenizer import Tokenizer
@@ -19,14 +20,14 @@ from moecli.model import checkpoint
 from moecli.model.checkpoint import load_model
 from moecli.model.config import GPTConfig
 from moecli.model.generate import Sampling, generate
-from moecli.workflows import convert_export, convert_import, convert_request
+from moecli.workflows import convert_export, convert_import, convert_proof, convert_request
 from moecli.workflows.convert import Conversion, ConvertRequest, convert, plan_conversion
 from moecli.workflows.eval import evaluate_run
 from moecli.workflows.generate import GenerateRequest, Prompt, generate_text
 from moecli.workflows.opened_run import open_run
 from moecli.workflows.routing_subject import TextChoice, open_subject
 from moecli.workflows.run_dir import RunDir
-from tests.convert.models import PLAIN, SIZES, SPARSE, config_of, write_folder, write_run
+from tests.convert.models import PLAIN, SEQ_LEN, SIZES, SPARSE, config_of, write_folder, write_run
 from tests.convert.models import random_model as random_model_of
 
 transformers = pytest.importorskip("transformers")
@@ -143,6 +144,119 @@ def test_one_class_becomes_another_with_its_tokenizer(mixtral_run, tmp_path):
         assert (tmp_path / "qwen" / name).read_text() == (tmp_path / "hf" / name).read_text()
 
 
+def test_a_source_that_transformers_computes_otherwise_becomes_no_other_class(mixtral_run, tmp_path, monkeypatch):
+    converted(mixtral_run.path, tmp_path / "hf")
+    # A reader of a wrong base of the rotary frequencies: what is written agrees with what was read, not with the source.
+    monkeypatch.setattr(ConfigReader, "rope_theta", lambda self: 3.0)
+    with pytest.raises(ConvertError, match="the conversion doesn't hold"):
+        converted(tmp_path / "hf", tmp_path / "qwen", to="qwen2_moe")
+    assert not (tmp_path / "qwen").exists()
+    assert converted(tmp_path / "hf", tmp_path / "qwen", to="qwen2_moe", verify=False).notes == [convert_request.NOT_ASKED_FOR]
+
+
+@pytest.mark.parametrize(
+    ("result", "is_told"),
+    [
+        ('{"val_loss": 1.25, "steps": 7}', True),
+        ('{"val_loss": 1.25, "steps": 9}', False),
+        ('{"val_loss": 1.25}', False),
+        ('{"val_loss": NaN, "steps": 7}', False),
+        ('{"val', False),
+        ("[]", False),
+        ("[" * 100_000, False),
+    ],
+    ids=["own", "of a later step", "no step", "no number", "cut short", "a list", "deep"],
+)
+def test_the_card_tells_the_loss_of_this_checkpoint_alone(result, is_told, mixtral_run, tmp_path):
+    mixtral_run.result.write_text(result)
+    converted(mixtral_run.checkpoint(7), tmp_path / "hf", verify=False)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert ("| loss, nats per token | 1.25 |" in card) == ("## Results" in card) == is_told
+
+
+def test_the_card_of_an_imported_model_names_no_data(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    converted(tmp_path / "hf", tmp_path / "back", verify=False)
+    converted(tmp_path / "back", tmp_path / "again", verify=False)
+    assert "## Data" in (tmp_path / "hf" / "README.md").read_text()
+    assert "## Data" not in (tmp_path / "again" / "README.md").read_text()
+
+
+def test_what_a_run_does_not_keep_is_told(mixtral_run, tmp_path):
+    source = tmp_path / "hf"
+    converted(mixtral_run.path, source, verify=False)
+    assert converted(source, tmp_path / "plain", verify=False).notes == [convert_request.NOT_ASKED_FOR]
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, 10], "do_sample": True, "top_p": 0.95}))
+    content = {"max_position_embeddings": 32768, "eos_token_id": [256, 10], "bos_token_id": 1}
+    (source / "config.json").write_text(json.dumps(json.loads((source / "config.json").read_text()) | content))
+    told = (
+        "a run doesn't keep: max_position_embeddings 32768 (the run's is 2048), eos_token_id [256, 10] (the run's is 256), bos_token_id 1, "
+        "generation_config.json (do_sample, top_p), the chat template; a conversion from class to class does"
+    )
+    assert plan_conversion(ConvertRequest(source, tmp_path / "back")).notes == [told]
+    assert converted(source, tmp_path / "back").notes == [told]
+
+
+def test_experts_that_no_token_chose_are_told(tmp_path):
+    # With a router of 0 every expert of layer 1 is as good, and all tokens take the same two: 6 of the 24 are never chosen.
+    run = write_run(tmp_path / "run", config_of(PLAIN["mixtral"]))
+    tensors = load_file(run.latest / "model.safetensors")
+    tensors["blocks.1.ffn.router.weight"].zero_()
+    save_file(tensors, run.latest / "model.safetensors")
+    result = converted(run.path, tmp_path / "hf")
+    assert (result.to_json()["experts"], result.to_json()["experts_visited"]) == (24, 18)
+    assert result.notes[0].startswith("6 of 24 experts (each layer's counted) were chosen by no token of the proof")
+    assert "18 of 24 experts were chosen" in (tmp_path / "hf" / "README.md").read_text()
+
+
+def test_more_ids_follow_until_every_expert_was_chosen(tmp_path):
+    # 8 tokens a row, 2 rows and the text: too few for 64 experts of 3 layers.
+    config = GPTConfig.model_validate(SIZES | {"ffn": SPARSE | {"num_experts": 64}})
+    run = write_run(tmp_path / "run", config, seq_len=8)
+    proof = converted(run.path, tmp_path / "hf").verification
+    assert proof is not None
+    assert proof.num_experts == 3 * 64
+    assert len(proof.visited) > 100
+    assert 2 * 8 + 8 < proof.tokens <= 2 * 8 + 8 + convert_proof.MORE_BATCHES * 2 * 8
+
+
+def test_the_card_tells_what_rounding_changed(mixtral_run, tmp_path):
+    result = converted(mixtral_run.path, tmp_path / "hf", dtype="bfloat16")
+    before, after = load_model(mixtral_run.latest), load_model(mixtral_run.latest)
+    with torch.no_grad():
+        for parameter in after.parameters():
+            parameter.copy_(parameter.bfloat16())
+        batches = convert_proof.proof_ids(before.vocab_size, SEQ_LEN, Tokenizer.load(mixtral_run.tokenizer))
+        moved = max((before(ids_BS)[0] - after(ids_BS)[0]).abs().max().item() for ids_BS in batches)
+    assert result.verification is not None
+    assert result.verification.rounding_diff == pytest.approx(moved, rel=1e-5)
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "Verified against moecli with the weights rounded as they are here" in card
+    assert f"The rounding itself moved a logit by {moved:.2g} at most." in card
+    assert converted(mixtral_run.path, tmp_path / "whole").to_json()["rounding_logit_diff"] is None
+
+
+@pytest.mark.parametrize("is_import", [False, True], ids=["export", "import"])
+def test_an_empty_target_is_still_there_after_a_failure(is_import, mixtral_run, tmp_path, monkeypatch):
+    source = mixtral_run.path
+    if is_import:
+        source = tmp_path / "hf"
+        converted(mixtral_run.path, source, verify=False)
+    (tmp_path / "target").mkdir()
+    monkeypatch.setattr(checkpoint if is_import else tensor_files, "write_tensors", full_disk)
+    with pytest.raises(MachineError):
+        converted(source, tmp_path / "target", verify=False)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_a_run_has_no_shards(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    with pytest.raises(ConvertError, match="the weights of a run are one file") as caught:
+        converted(tmp_path / "hf", tmp_path / "back", max_shard_bytes=1000)
+    assert caught.value.where == "--max-shard-bytes"
+
+
 def test_the_card_tells_the_recipe_the_data_and_the_loss(mixtral_run, tmp_path):
     mixtral_run.result.write_text(json.dumps({"val_loss": 2.5, "perplexity": 12.18, "bits_per_byte": 1.25, "steps": 7}))
     converted(mixtral_run.path, tmp_path / "hf", to="qwen2_moe", dtype="bfloat16")
@@ -204,8 +318,17 @@ def test_a_target_that_is_taken(mixtral_run, tmp_path):
             converted(mixtral_run.path, target)
     with pytest.raises(ConvertError, match="is no folder"):
         converted(mixtral_run.path, tmp_path / "full" / "file" / "hf")
+    with pytest.raises(ConvertError, match="can't be made: File name too long"):
+        converted(mixtral_run.path, tmp_path / ("x" * 300))
     (tmp_path / "empty").mkdir()
     assert converted(mixtral_run.path, tmp_path / "empty", verify=False).files
+
+
+def test_a_config_that_is_nested_too_deep(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    (tmp_path / "hf" / "config.json").write_text('{"a":' * 100_000)
+    with pytest.raises(ConvertError, match="damaged: maximum recursion depth"):
+        converted(tmp_path / "hf", tmp_path / "back")
 
 
 def test_a_source_that_is_none(mixtral_run, tmp_path):

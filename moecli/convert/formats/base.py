@@ -148,7 +148,7 @@ class Format(ABC):
             ConvertError: it names a feature that a GPT doesn't have, or contradicts itself.
         """
         reader = ConfigReader(content, self.defaults, where, is_zero)
-        architectures = reader.optional("architectures", [self.architecture])
+        architectures = reader.optional_list("architectures", str) or [self.architecture]
         reader.refuse_unless(architectures == [self.architecture], f"architectures {architectures}, only {self.architecture}")
         reader.refuse_common_features()
         theta = reader.rope_theta()
@@ -157,16 +157,16 @@ class Format(ABC):
             "d_model": reader.number("hidden_size"),
             "num_layers": reader.number("num_hidden_layers"),
             "num_heads": num_heads,
-            "num_kv_heads": reader.optional("num_key_value_heads", num_heads),
-            "head_dim": reader.optional("head_dim", self.defaults.get("head_dim")),
-            "qkv_bias": self.bias_key is not None and reader.get(self.bias_key),
+            "num_kv_heads": reader.optional_number("num_key_value_heads", num_heads),
+            "head_dim": reader.optional_number("head_dim", self.defaults.get("head_dim")),
+            "qkv_bias": self.bias_key is not None and reader.flag(self.bias_key),
             "rope_theta": theta,
-            "norm_eps": reader.get("rms_norm_eps"),
-            "tie_embeddings": reader.get("tie_word_embeddings"),
+            "norm_eps": reader.positive("rms_norm_eps"),
+            "tie_embeddings": reader.flag("tie_word_embeddings"),
             "init_std": reader.optional("initializer_range", 0.02) or 0.02,
         }
         if self.bias_key is None:
-            reader.refuse_unless(not reader.optional("attention_bias"), "biases in the attention of this class")
+            reader.refuse_unless(not reader.optional_flag("attention_bias"), "biases in the attention of this class")
         feed_forward = self.feed_forward(reader)
         reader.check()
         try:
@@ -208,7 +208,7 @@ def without_layers(num_layers: int, dense: list[int]) -> dict[str, Any]:
 
 def softmax_router(reader: ConfigReader) -> dict[str, Any]:
     """`ffn.router` of a class with a softmax router."""
-    return {"kind": "topk", "top_k": reader.number("num_experts_per_tok"), "normalize_weights": bool(reader.get("norm_topk_prob"))}
+    return {"kind": "topk", "top_k": reader.number("num_experts_per_tok"), "normalize_weights": reader.flag("norm_topk_prob")}
 
 
 def softmax_keys(config: GPTConfig, *, expert_width_key: str) -> dict[str, Any]:

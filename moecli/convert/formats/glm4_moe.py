@@ -81,8 +81,8 @@ class Glm4MoeFormat(Format):
         router = {
             "kind": "sigmoid_topk",
             "top_k": reader.number("num_experts_per_tok"),
-            "normalize_weights": bool(reader.get("norm_topk_prob")),
-            "scale": reader.get("routed_scaling_factor"),
+            "normalize_weights": reader.flag("norm_topk_prob"),
+            "scale": reader.positive("routed_scaling_factor"),
             "num_groups": num_groups if top_groups < num_groups else 1,
             "top_groups": top_groups if top_groups < num_groups else 1,
         }
@@ -94,7 +94,7 @@ class Glm4MoeFormat(Format):
             "num_shared_experts": reader.number("n_shared_experts"),
         }
         return {
-            "qk_norm": "head" if reader.get("use_qk_norm") else "none",
+            "qk_norm": "head" if reader.flag("use_qk_norm") else "none",
             "ffn": ffn,
             "moe_layers": {"first_dense": reader.number("first_k_dense_replace")},
             "dense_d_ff": reader.number("intermediate_size"),

@@ -25,7 +25,7 @@ def mixed_layer_keys(config: GPTConfig) -> dict[str, Any]:
 
 def read_mixed_layers(reader: ConfigReader) -> dict[str, Any]:
     """`moe_layers` and `dense_d_ff`."""
-    num_layers, step = reader.number("num_hidden_layers"), max(1, reader.optional("decoder_sparse_step", 1))
-    named = reader.optional("mlp_only_layers", [])
+    num_layers, step = reader.number("num_hidden_layers"), reader.optional_number("decoder_sparse_step", 1) or 1
+    named = reader.optional_list("mlp_only_layers", int)
     dense = [layer for layer in range(num_layers) if layer in named or (layer + 1) % step]
     return {"moe_layers": without_layers(num_layers, dense), "dense_d_ff": reader.number("intermediate_size")}
