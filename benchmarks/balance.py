@@ -2,6 +2,7 @@
 
     python -m benchmarks.balance                       # all tables, seeds 1 2 3: about an hour on 2 CPU cores, two trainings at a time
     python -m benchmarks.balance bias --seeds 1        # one table, one seed
+    python -m benchmarks.balance bias --arms neither   # one arm of it
 
 Knows the command line alone (runs.py). Prints Markdown tables: means over the seeds, and each seed's value where the claim is about it.
 """
@@ -73,12 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tables", nargs="*", default=list(TABLES), help=", ".join(TABLES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--arms", nargs="+", help="the arms of the tables to train, by name; default: all of them")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="laid over every arm")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
         for table in arguments.tables:
-            work = [(arm, recipe, overrides, seed) for arm, recipe, overrides in TABLES[table] for seed in arguments.seeds]
+            arms = [arm for arm in TABLES[table] if arguments.arms is None or arm[0] in arguments.arms]
+            work = [(arm, recipe, overrides, seed) for arm, recipe, overrides in arms for seed in arguments.seeds]
 
             def run(task: tuple[str, str, tuple[str, ...], int], table: str = table) -> dict[str, Any]:
                 arm, recipe, overrides, seed = task
@@ -91,7 +94,7 @@ def main() -> None:
             print(
                 "| rule | val loss | per seed | perplexity | load CV | importance CV | MaxVio | dead experts |", "|---" * 8 + "|", sep="\n"
             )
-            for index, (arm, _, _) in enumerate(TABLES[table]):
+            for index, (arm, _, _) in enumerate(arms):
                 print(row(arm, results[index * len(arguments.seeds) : (index + 1) * len(arguments.seeds)]), flush=True)
 
 
