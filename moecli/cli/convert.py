@@ -56,7 +56,10 @@ class DtypeName(StrEnum):
 
 
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="A run folder, a checkpoint folder in one, or a Hugging Face folder.", show_default=False)],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="A run folder, a checkpoint folder in one, or a Hugging Face folder.", show_default=False),
+    ],
     target: Annotated[Path, typer.Argument(help="The folder to make; it must not be there yet, or be empty.", show_default=False)],
     to: Annotated[
         FormatName,
@@ -98,6 +101,7 @@ def convert_command(
     seed: SeedOption = None,
 ) -> None:
     """Turn a run into a Hugging Face checkpoint, one of those into a run, or a dense run into an MoE; prove what both compute."""
+    source = _only_one(sources)
     arguments = UpcycleArguments(recipe, overrides, drop_ratio, noise_std, router_std, scale_outputs, seed)
     if upcycle is not None:
         check_is_run_to_run(to.value, verify=verify, dtype=dtype)
@@ -128,6 +132,12 @@ def convert_command(
         console.print_json(conversion.to_json())
     else:
         _print_conversion(conversion)
+
+
+def _only_one(sources: list[Path]) -> Path:
+    if len(sources) > 1:
+        raise typer.BadParameter(f"{len(sources)} were given, and one can be converted", param_hint="SOURCE")
+    return sources[0]
 
 
 def _print_conversion(conversion: Conversion) -> None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
-
 from moecli.convert.upcycle import MoEConfig, UpcycleMethod, UpcycleOptions, num_shards, width_of_layer
 from moecli.errors import FieldProblem
 from moecli.model.config import GPTConfig
@@ -143,8 +141,3 @@ def _sparse_departures(ffn: SparseMoEConfig, options: UpcycleOptions) -> Iterato
         yield "the capacity may drop tokens in evaluation"
     if isinstance(router, NoisyTopKConfig) and options.method == "granular" and options.router_std is None:
         yield "the router begins at 0, where all experts tie and the shards of a network need not be chosen together"
-
-
-def not_finite(model: GPT) -> str | None:
-    """The name of the first tensor with a number that is none; None where all are well."""
-    return next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)

@@ -5,7 +5,6 @@ Knows runs and recipes. Must not know how weights become experts (convert/upcycl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,21 +13,17 @@ from typing import Any
 import torch
 
 from moecli.convert.upcycle import UpcycleOptions, output_factor, upcycle
-from moecli.convert.upcycle_check import departures, not_finite, upcycle_problems
+from moecli.convert.upcycle_check import departures, upcycle_problems
 from moecli.convert.upcycle_proof import LogitDifference, logit_difference
-from moecli.data.prepare import prepare
-from moecli.data.tokenizer import Tokenizer
-from moecli.errors import ConvertError, FieldProblem, RunError
+from moecli.errors import ConvertError, FieldProblem
 from moecli.model.accounting import FLOAT32_BYTES, ModelCost, model_cost
-from moecli.model.checkpoint import OTHER_CHECKPOINT, WEIGHTS_FILE, load_model
 from moecli.model.device import check_memory
 from moecli.model.gpt import GPT
-from moecli.recipe.load import load_recipe
+from moecli.recipe.load import LoadedRecipe, load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.events import Listener, Stage
 from moecli.workflows.first_checkpoint import FirstCheckpoint, check_is_free, write_first_checkpoint
-from moecli.workflows.opened_run import check_vocabulary
-from moecli.workflows.run_dir import RunDir, find_checkpoint
+from moecli.workflows.source_run import SourceRun, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +97,10 @@ def upcycle_run(request: UpcycleRequest, listener: Listener) -> Upcycling:
     """
     check_is_free(request.target)
     listener(Stage("reading the dense model"))
-    source = _open(request)
-    dense, recipe, options = source.model, source.recipe, request.options
+    source = open_source(request.source)
+    loaded = _fitting_recipe(source, request)
+    dense, recipe, options = source.model, loaded.recipe, request.options
+    fingerprint = source.data_fingerprint(recipe)
     result = Upcycling(
         source=source.checkpoint,
         target=request.target,
@@ -113,7 +110,7 @@ def upcycle_run(request: UpcycleRequest, listener: Listener) -> Upcycling:
         cost=model_cost(recipe.model, dense.vocab_size, recipe.data.seq_len),
         output_factor=output_factor(dense.config, recipe.model, options),
         departures=departures(recipe.model, options),
-        notices=source.notices,
+        notices=loaded.notices,
     )
     num_bytes = (result.source_cost.params_total + result.cost.params_total) * FLOAT32_BYTES
     check_memory(num_bytes, torch.device("cpu"), "upcycling", "ask for fewer experts")
@@ -123,55 +120,25 @@ def upcycle_run(request: UpcycleRequest, listener: Listener) -> Upcycling:
     model = upcycle(dense, recipe.model, options)
     result = replace(result, difference=_measured(dense, model, result))
     origin = {key: value for key, value in result.to_json().items() if key not in ("target", "files")}
-    first = FirstCheckpoint(recipe, model, source.tokenizer.json, source.data_fingerprint, origin)
+    first = FirstCheckpoint(recipe, model, source.tokenizer.json, fingerprint, origin)
     return replace(result, files=write_first_checkpoint(request.target, first))
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A dense model, and the recipe of what it is to become; the two fit."""
+def _fitting_recipe(source: SourceRun, request: UpcycleRequest) -> LoadedRecipe:
+    """The recipe of what the dense model is to become.
 
-    checkpoint: Path
-    model: GPT
-    tokenizer: Tokenizer
-    recipe: Recipe
-    data_fingerprint: str | None
-    notices: tuple[str, ...]
-
-
-def _open(request: UpcycleRequest) -> _Source:
-    run, checkpoint = find_checkpoint(request.source)
-    old, loaded = load_recipe(run.recipe).recipe, load_recipe(request.recipe or run.recipe, request.overrides)
-    model, tokenizer = load_model(checkpoint), Tokenizer.load(run.tokenizer)
-    check_vocabulary(model, old, tokenizer, checkpoint)
-    bad = not_finite(model)
-    if bad is not None:
-        where = str(checkpoint / WEIGHTS_FILE)
-        raise ConvertError(f"{bad} holds numbers that are none (NaN or infinite)", where=where, next_step=OTHER_CHECKPOINT)
-    problems = [problem.under("model") for problem in upcycle_problems(model, loaded.recipe.model, request.options.method)]
-    if loaded.recipe.objective != old.objective:
-        problems.append(FieldProblem("objective", f"{loaded.recipe.objective} is not that of the source", allowed=old.objective))
+    Raises:
+        ConvertError: the two don't fit.
+        RecipeError: it can't be read.
+    """
+    loaded = load_recipe(request.recipe or source.run.recipe, request.overrides)
+    problems = [problem.under("model") for problem in upcycle_problems(source.model, loaded.recipe.model, request.options.method)]
+    if loaded.recipe.objective != source.recipe.objective:
+        problems.append(FieldProblem("objective", f"{loaded.recipe.objective} is not that of the source", allowed=source.recipe.objective))
     if problems:
         lines = [f"  {problem.field}: {problem.what} (allowed: {problem.allowed})" for problem in problems]
         raise ConvertError("\n".join(["the dense model can't become this MoE:", *lines]), where=loaded.source)
-    fingerprint = _data_fingerprint(run, old, loaded.recipe, tokenizer)
-    return _Source(checkpoint, model, tokenizer, loaded.recipe, fingerprint, loaded.notices)
-
-
-def _data_fingerprint(run: RunDir, old: Recipe, recipe: Recipe, tokenizer: Tokenizer) -> str | None:
-    """Of the text that the MoE will be trained on, in the tokens of the dense model; None where the source's is not known either."""
-    if recipe.data.model_copy(update={"cache_dir": old.data.cache_dir, "seq_len": old.data.seq_len}) == old.data:
-        try:
-            fingerprint: str | None = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"missing or damaged: {error}", where=str(run.environment), next_step="use another run") from error
-        return fingerprint
-    data = prepare(recipe.data)
-    if data.tokenizer.content_hash != tokenizer.content_hash:
-        what = "the tokenizer of this recipe is not that of the source, so ids would mean other text"
-        next_step = f"--set data.tokenizer.kind=file --set data.tokenizer.path={run.tokenizer}"
-        raise ConvertError(what, where="data.tokenizer", next_step=next_step)
-    return data.fingerprint
+    return loaded
 
 
 def _measured(dense: GPT, model: GPT, result: Upcycling) -> LogitDifference:
