@@ -5,8 +5,6 @@ Knows how an error reads: what is wrong, where, what is allowed, what to do next
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class MoecliError(Exception):
     """Something that the user can put right.
@@ -18,7 +16,7 @@ class MoecliError(Exception):
         next_step: what to do now.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
     def __init__(self, what: str, *, where: str = "", allowed: str = "", next_step: str = "") -> None:
         self.what = what
@@ -64,8 +62,12 @@ class TrainingError(MoecliError):
     exit_code = 1
 
 
+class NotFinite(TrainingError):
+    """Loss, gradient, router logits or weights are not finite: what the guards of training act upon."""
+
+
 class Interrupted(MoecliError):
-    """The user stopped the work (Ctrl-C)."""
+    """The work was stopped: by Ctrl-C, or by another signal, which then decides the exit code (128 and its number)."""
 
     exit_code = 130
 

@@ -60,7 +60,8 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage, recipe or input, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 1 the work failed, 2 wrong usage, recipe or input, 130 interrupted (143 by SIGTERM, 129 by
+    SIGHUP)."""
     # GNU OpenMP's threads wait for each other in a busy loop, which another process on the same cores turns into a standstill. A short
     # loop before they sleep costs little when alone. Read once, when torch is imported; a user's own setting stands.
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -86,8 +87,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
         if as_json:
             console.print_json({"error": error.format_message()})
         return int(error.exit_code)
-    except Stopped:
-        return Interrupted.exit_code
+    except Stopped as stop:
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         exit_code = Interrupted.exit_code
     except BrokenPipeError:

@@ -111,7 +111,7 @@ def _generate(run: Path, request: GenerateRequest, as_json: bool) -> None:
             _print_texts(generation, request)
         _print_summary(generation)
     if generation.is_interrupted:
-        raise Stopped
+        raise Stopped(interrupt.exit_code)
 
 
 class _Screen:

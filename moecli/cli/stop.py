@@ -1,32 +1,40 @@
-"""Ctrl-C during long work: finish the step, keep what there is, then leave.
+"""Ctrl-C, and what a system sends to end a program, during long work: finish the step, keep what there is, then leave.
 
-Knows one signal. Must not know what is stopped.
+Knows signals. Must not know what is stopped.
 """
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
+from moecli.errors import Interrupted
+
 AFTER_THIS_STEP = "stopping after this step; Ctrl-C again leaves at once, without saving"
+# Windows has no SIGHUP.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Stopped(Exception):
-    """Ctrl-C ended the work, and what there was of it has been shown: all that is left is the exit code."""
+    """A signal ended the work, and what there was of it has been shown: all that is left is the exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__()
 
 
 class StopRequest:
-    """Turns the first Ctrl-C into a question that the work asks between its steps, and the second into KeyboardInterrupt.
+    """Turns the first signal into a question that the work asks between its steps, and the second into KeyboardInterrupt.
 
-    Before the work has begun (`begin`) and after it (`end`) there is nothing to save, so Ctrl-C interrupts at once.
+    Before the work has begun (`begin`) and after it (`end`) there is nothing to save, so a signal interrupts at once.
 
     Args:
-        people: where the first Ctrl-C is answered.
+        people: where the first signal is answered.
         said: the answer; empty where a step is so short that there is no need of one.
     """
 
@@ -35,6 +43,12 @@ class StopRequest:
         self._said = said
         self._begun = False
         self._requested = False
+        self._number = signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """What a program ends with that the last signal has ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+        return 128 + self._number
 
     def begin(self) -> None:
         """From now on there is something to save."""
@@ -49,16 +63,31 @@ class StopRequest:
 
     @contextmanager
     def armed(self) -> Iterator[None]:
-        """Takes Ctrl-C over while the body runs."""
-        before = signal.signal(signal.SIGINT, self._handle)
+        """Takes the signals over while the body runs, and gives its interruptions the exit code of the signal. Those that the caller
+        of the program has switched off, as nohup does with SIGHUP, stay so."""
+        ignored = {number for number in SIGNALS if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN}
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS if number not in ignored}
         try:
             yield
+        except Interrupted as error:
+            error.exit_code = self.exit_code
+            raise
+        except KeyboardInterrupt:
+            if self._number == signal.SIGINT:
+                raise
+            interrupted = Interrupted("interrupted")
+            interrupted.exit_code = self.exit_code
+            raise interrupted from None
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> Any:
+        self._number = signal.Signals(number)
         if self._requested or not self._begun:
             raise KeyboardInterrupt
         self._requested = True
-        if self._said:
-            self._people.print(self._said, highlight=False)
+        # The terminal may be gone, or the signal come in the middle of a line that is being written: the work has to save all the same.
+        with suppress(OSError, RuntimeError):
+            if self._said:
+                self._people.print(self._said, highlight=False)

@@ -5,6 +5,7 @@ Knows its options and how to show a training. Must not know how training works.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,12 @@ def train_command(
     def listener(event: Event) -> None:
         if isinstance(event, TrainingStarted):
             stop.begin()
-        progress.show(event)
+        try:
+            progress.show(event)
+        except OSError as error:
+            # A terminal that is gone is no reason to lose the steps since the last checkpoint.
+            if not (stop.is_requested() or error.errno == errno.EIO):
+                raise
 
     with TrainProgress(people) as progress, stop.armed():
         result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested)

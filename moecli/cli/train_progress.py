@@ -6,6 +6,7 @@ Knows the events of the train workflow. Must not compute figures.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from moecli.cli.words import big_number, token_word
 from moecli.evaluation.evaluate import Evaluation
-from moecli.workflows.events import CheckpointSaved, Event, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.events import CheckpointSaved, Event, Rewound, Stage, StepLogged, TrainingStarted, Validated, Warned
 
 # Without a terminal, a line for every logged step would fill a log file.
 SECONDS_BETWEEN_LINES = 5.0
@@ -41,7 +42,8 @@ class TrainProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be gone
+            self._live.stop()
 
     def show(self, event: Event) -> None:
         """Takes any event of the workflow."""
@@ -54,6 +56,10 @@ class TrainProgress:
                 self._step(figures)
             case Validated(step, evaluation):
                 self._say(f"step {step}: validation loss {quality_text(evaluation)}")
+            case Warned(text):
+                self._say(f"warning: {text}")
+            case Rewound():
+                self._rewound(event)
             case CheckpointSaved(path):
                 self._say(f"saved {path}")
 
@@ -72,6 +78,13 @@ class TrainProgress:
         self._task = self._bar.add_task("", total=event.steps, completed=event.first_step)
         if self._console.is_terminal:
             self._live.start()
+
+    def _rewound(self, event: Rewound) -> None:
+        self._first_step, self._started = event.step, time.monotonic()
+        self._say(
+            f"{event.reason}: back to step {event.step}, and on at {event.learning_rate_factor:g} times the learning rate "
+            f"(rewind {event.number})"
+        )
 
     def _step(self, figures: dict[str, Any]) -> None:
         text = figures_text(figures)

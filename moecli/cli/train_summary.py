@@ -26,6 +26,12 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, "")
     _say(console, f"{result.steps:,} steps, {big_number(result.tokens)} tokens{speed}; {result.wall_s:.0f} s in all")
     _say(console, f"validation: {quality_text(evaluation)} over {evaluation.tokens:,} {token_word(evaluation.is_masked)}s")
+    if result.num_rewinds:
+        factor = result.recipe.training.rewind_factor**result.num_rewinds
+        times = f"{result.num_rewinds} time{'s' * (result.num_rewinds > 1)}"
+        _say(console, f"note: numbers were not finite {times}; the rest was trained at {factor:g} times the learning rate")
+    for warning in result.warnings:
+        _say(console, f"warning: {warning}")
     for note in leak_notes(result.recipe):
         _say(console, f"note: {note}")
     if result.load.layers:

@@ -1,4 +1,4 @@
-"""A model on disk: `model.safetensors` and `config.json` in one folder.
+"""A model on disk: `model.safetensors` and `config.json` in one folder, entered in its manifest.
 
 Knows the two files. Must not know run folders, nor the state of training.
 """
@@ -19,10 +19,11 @@ import moecli
 from moecli.errors import RunError
 from moecli.model.config import GPTConfig
 from moecli.model.gpt import GPT
+from moecli.model.manifest import OTHER_CHECKPOINT as OTHER_CHECKPOINT
+from moecli.model.manifest import add_to_manifest, check_manifest
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-OTHER_CHECKPOINT = "use another checkpoint of the run"
 
 
 def save_model(model: GPT, folder: Path) -> None:
@@ -30,14 +31,19 @@ def save_model(model: GPT, folder: Path) -> None:
     write_tensors(model.state_dict(), folder / WEIGHTS_FILE)
     config = {"moecli_version": moecli.__version__, "vocab_size": model.vocab_size, "model": model.config.model_dump()}
     (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    add_to_manifest(folder, (WEIGHTS_FILE, CONFIG_FILE))
 
 
 def load_model(folder: Path) -> GPT:
     """Reads a model back, on the CPU, in evaluation mode.
 
     Raises:
-        RunError: a file is missing, damaged, or doesn't fit the other.
+        RunError: a file of the checkpoint, one of the training state included, is missing or not as it was written; or the two don't
+            fit each other.
     """
+    if not folder.is_dir():
+        raise RunError("there is no such folder", where=str(folder), next_step="give a folder that `moecli train` wrote")
+    check_manifest(folder)
     config, vocab_size = read_config(folder / CONFIG_FILE)
     weights = read_tensors(folder / WEIGHTS_FILE)
     with torch.device("meta"):

@@ -86,6 +86,16 @@ class TrainingConfig(Config):
     """Steps between lines in metrics.jsonl."""
     checkpoint_every: NonNegativeInt = 500
     """Steps between checkpoints; 0 for one at the end alone."""
+    keep_last: PositiveInt | None = None
+    """Newest checkpoints that stay on the disk; null for all."""
+    keep_best: bool = False
+    """Save at each validation with the lowest loss so far, and keep the best one, to which checkpoints/best points."""
+    on_non_finite: Literal["stop", "rewind"] = "stop"
+    """When loss, gradient, router logits or weights are not finite: end, or go on from the last checkpoint at a lower rate."""
+    rewind_factor: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    """What each rewind multiplies the learning rate by, from there to the end."""
+    max_rewinds: PositiveInt = 3
+    """Rewinds after which training ends."""
 
     @property
     def micro_batch_size(self) -> int:

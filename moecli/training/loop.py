@@ -21,7 +21,8 @@ class Hooks:
 
     log: Callable[[dict[str, Any]], None]
     """Takes the figures of a step, every `log_every` steps, at the end and at a stop."""
-    validate: Callable[[int], None]
+    validate: Callable[[int], bool]
+    """True makes the loop save."""
     save: Callable[[int], None]
     should_stop: Callable[[], bool]
     """Asked before each step; True makes the loop save and raise Interrupted."""
@@ -34,13 +35,13 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
 
     Raises:
         Interrupted: a stop was asked for; the state has been saved.
-        TrainingError: loss, gradient or router logits are not finite any more.
+        NotFinite: loss, gradient or router logits.
     """
     config = trainer.config
     total_seconds, window = 0.0, _Window()
     unchecked: list[StepResult] = []
-    if first_step and _is_due(first_step, validate_every) and first_step < config.steps:
-        hooks.validate(first_step)  # the stop may have come before it
+    if first_step and _is_due(first_step, validate_every) and first_step < config.steps and hooks.validate(first_step):
+        hooks.save(first_step)  # the stop may have come before the validation
     for step in range(first_step, config.steps):
         if hooks.should_stop():
             started = time.perf_counter()
@@ -65,9 +66,8 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
         if is_logged:
             hooks.log(window.figures(trainer))
             total_seconds, window = total_seconds + window.seconds, _Window()
-        if is_validated:
-            hooks.validate(done)
-        if is_saved:
+        is_kept = is_validated and hooks.validate(done)
+        if is_saved or is_kept:
             hooks.save(done)
     return total_seconds
 

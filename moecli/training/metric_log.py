@@ -6,6 +6,7 @@ Knows lines and steps. Must not know what the figures mean.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ class MetricLog:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All there is, in the order of the file."""
+        return read_metrics(self.path)
+
+    def flush(self) -> None:
+        """Returns when all lines are on the disk."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The part of a checkpoint that only a resumed training needs: optimizer moments, random generators, the step.
+"""The part of a checkpoint that only a resumed training needs: optimizer moments, random generators, the step, rewinds.
 
 Knows two files in a folder. Must not know the model's own files, nor where the folder is.
 The data's position follows from the step (data/batches.py), and so does the learning rate (schedule.py).
@@ -7,6 +7,7 @@ The data's position follows from the step (data/batches.py), and so does the lea
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from moecli.errors import RunError
 from moecli.model.checkpoint import OTHER_CHECKPOINT, read_tensors, write_tensors
+from moecli.model.manifest import add_to_manifest
 from moecli.training.trainer import Trainer
 
 TENSORS_FILE = "training_state.safetensors"
@@ -27,13 +29,19 @@ def save_state(trainer: Trainer, step: int, folder: Path) -> None:
         for key, value in trainer.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     write_tensors(tensors, folder / TENSORS_FILE)
-    (folder / STATE_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    _write_steps({"step": step, "rewinds": trainer.num_rewinds}, folder)
 
 
-def save_first_state(seed: int, folder: Path) -> None:
-    """Writes both files of a training that has not begun: no moments, and the random generator as the seed sets it."""
-    write_tensors({"random.cpu": torch.Generator().manual_seed(seed).get_state()}, folder / TENSORS_FILE)
-    (folder / STATE_FILE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
+def save_first_state(seed: int, folder: Path, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Writes both files of a training that has not begun: the random generator as the seed sets it, and moments, if there are any."""
+    tensors = {f"optimizer.{key}.{name}": value for name, state in moments.items() for key, value in state.items()}
+    write_tensors(tensors | {"random.cpu": torch.Generator().manual_seed(seed).get_state()}, folder / TENSORS_FILE)
+    _write_steps({"step": 0, "rewinds": 0}, folder)
+
+
+def _write_steps(content: dict[str, int], folder: Path) -> None:
+    (folder / STATE_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    add_to_manifest(folder, (TENSORS_FILE, STATE_FILE))
 
 
 def load_state(trainer: Trainer, folder: Path) -> int:
@@ -44,33 +52,63 @@ def load_state(trainer: Trainer, folder: Path) -> int:
     """
     tensors = read_tensors(folder / TENSORS_FILE)
     try:
-        step = int(json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"])
+        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        step, num_rewinds = int(content["step"]), int(content.get("rewinds", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"missing or damaged: {error}", where=str(folder / STATE_FILE), next_step=OTHER_CHECKPOINT) from error
-    _set_random_states(tensors, trainer.device)
-    if step > 0:
-        _set_moments(trainer, tensors, folder)
+    try:
+        _set_random_states(tensors, trainer.device)
+    except (KeyError, RuntimeError, TypeError) as error:
+        what = f"holds no state of the random generator: {error}"
+        raise RunError(what, where=str(folder / TENSORS_FILE), next_step=OTHER_CHECKPOINT) from error
+    trainer.num_rewinds = num_rewinds
+    _set_moments(trainer, _moments(tensors), folder, is_complete=step > 0)
     return step
 
 
-def _set_moments(trainer: Trainer, tensors: dict[str, Tensor], folder: Path) -> None:
-    moments = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
+def read_moments(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """AdamW's `step`, `exp_avg` and `exp_avg_sq` of each parameter that a checkpoint has them of, by the parameter's name.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    return _moments(read_tensors(folder / TENSORS_FILE))
+
+
+def _moments(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    moments: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        kind, key, name = (*full_name.split(".", 2), "")[:3]
+        if kind == "optimizer":
+            moments.setdefault(name, {})[key] = tensor
+    return moments
+
+
+def _set_moments(trainer: Trainer, moments: dict[str, dict[str, Tensor]], folder: Path, *, is_complete: bool) -> None:
+    """Only before the first step may a parameter have none: it begins anew."""
     for name, parameter in trainer.model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or not (is_complete or name in moments):
             continue
         try:
-            state = {key: moments[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            state = {key: moments[name][key] for key in ("step", "exp_avg", "exp_avg_sq")}
         except KeyError as error:
-            raise RunError(f"holds no {error}", where=str(folder / TENSORS_FILE), next_step=OTHER_CHECKPOINT) from error
+            what = f"holds no optimizer state {error} of {name}"
+            raise RunError(what, where=str(folder / TENSORS_FILE), next_step=OTHER_CHECKPOINT) from error
         trainer.optimizer.state[parameter] = {key: value.to(trainer.device, copy=True) for key, value in state.items()}
 
 
 def _random_states(device: torch.device) -> dict[str, Tensor]:
     states = {"random.cpu": torch.get_rng_state()}
-    return states | ({"random.cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    if device.type == "cuda":
+        states["random.cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["random.mps"] = torch.mps.get_rng_state()
+    return states
 
 
 def _set_random_states(tensors: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(tensors["random.cpu"])
     if device.type == "cuda" and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"], device)
+    if device.type == "mps" and "random.mps" in tensors:
+        torch.mps.set_rng_state(tensors["random.mps"])

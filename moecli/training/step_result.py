@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moecli.errors import TrainingError
+from moecli.errors import NotFinite
 from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation, moved_fraction
 from moecli.moe.routing import Routing, RoutingRecord
 from moecli.training.objective import Losses
 
-SOUND_CHECKPOINT = "the last checkpoint is sound"
+SOUND_CHECKPOINT = "the last checkpoint is sound, and training.on_non_finite: rewind goes back to it without being asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,19 @@ class StepResult:
         }
 
     def check_finite(self) -> None:
-        """Raises TrainingError if router logits, loss or gradient are not finite, with the step and the first layer where it shows."""
+        """Raises NotFinite if router logits, loss or gradient are not finite, with the step and the first layer where it shows."""
         done = self.step + 1
         if self.sums.router_sum_L is not None:
             sums = zip(self.routed_layers, self.sums.router_sum_L.tolist(), strict=True)
             broken = [layer for layer, value in sums if not math.isfinite(value)]
             if broken:
-                raise TrainingError(
+                raise NotFinite(
                     f"router logits of layer {broken[0]} are not finite at step {done}",
                     next_step=f"lower training.learning_rate or training.clip_norm, or raise training.z_loss; {SOUND_CHECKPOINT}",
                 )
         loss, grad_norm = self.sums.losses["loss"].item() / self.num_micro_batches, self.grad_norm.item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise TrainingError(
+            raise NotFinite(
                 f"loss {loss}, gradient norm {grad_norm} at step {done}",
                 next_step=f"lower training.learning_rate, or raise training.schedule.warmup_fraction; {SOUND_CHECKPOINT}",
             )

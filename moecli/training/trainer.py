@@ -51,6 +51,8 @@ class Trainer:
         self.batches = batches
         self.config = config
         self.device = next(model.parameters()).device
+        self.num_rewinds = 0
+        """How often training went back to a checkpoint after numbers that were none: each time lowers the learning rate."""
         freeze(model, config.freeze)
         self.optimizer = build_adamw(model, config.optimizer)
         self._forward: Callable[..., Any] = _compiled(model) if config.compile else model
@@ -110,6 +112,7 @@ class Trainer:
 
     def _set_learning_rate(self, step: int) -> float:
         learning_rate = self.config.learning_rate * self.config.schedule.factor(step, self.config.steps)
+        learning_rate *= self.config.rewind_factor**self.num_rewinds
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate

@@ -5,7 +5,9 @@ Knows which parts of the recipe decide that. Must not know models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from moecli.data.batches import Batch, TrainBatches, validation_batches
 from moecli.data.masking import MaskedBatches, Masking, masked_validation
@@ -39,3 +41,17 @@ def evaluation_batches(recipe: Recipe, split: TokenSplit, tokenizer_vocab_size: 
     if recipe.objective != "masked-lm":
         return batches
     return masked_validation(batches, Masking(recipe.training.mask_rate, tokenizer_vocab_size, EVALUATION_SEED))
+
+
+def spread_batches(make_batches: Callable[[], Iterator[Batch]], num_tokens: int) -> list[Batch]:
+    """Whole batches of about so many tokens, from the first of the text to the last that is full.
+
+    Args:
+        make_batches: the text in consecutive batches, the same at every call; only the last may be shorter.
+        num_tokens: how many are wanted; one batch at least is given.
+    """
+    sizes = [batch.ids_BS.numel() for batch in make_batches()]
+    num_full = sizes.count(sizes[0])
+    wanted = min(num_full, max(1, num_tokens // sizes[0]))
+    chosen = set(np.linspace(0, num_full - 1, wanted).round().astype(int).tolist())
+    return [batch for number, batch in enumerate(make_batches()) if number in chosen]

@@ -14,6 +14,7 @@ from moecli.data.prepare import PreparedData, prepare
 from moecli.errors import RecipeError
 from moecli.model.dense_twin import CostMatch, Twin, dense_twin
 from moecli.moe.layers import MLPConfig
+from moecli.recipe.rules import WITHOUT_ROUTER
 from moecli.recipe.schema import Recipe
 from moecli.workflows.batches import training_batches
 from moecli.workflows.plan import TrainingPlan, plan_training
@@ -188,19 +189,11 @@ def _arm(
 def _twin_recipe(base: Recipe, twin: Twin, match: Match) -> Recipe:
     """Everything as it is, but for the model and for what only a router can use."""
     tree = base.model_dump()
-    # A pass over the whole step to judge its balance would cost the twin time and give it nothing.
-    router_only: dict[str, object] = {
-        "bias_update": None,
-        "load_loss": 0.0,
-        "importance_loss": 0.0,
-        "balance_scope": "micro-batch",
-        "freeze": [],
-    }
     changes = {
         "name": f"{base.name[:LONGEST_BASE_NAME]}-dense-{match}",
         "allow_future_leak": False,
         "model": twin.config.model_dump(),
-        "training": tree["training"] | router_only,
+        "training": tree["training"] | WITHOUT_ROUTER,
     }
     return Recipe.model_validate(tree | changes)
 

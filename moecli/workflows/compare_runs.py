@@ -21,13 +21,13 @@ from moecli.recipe.schema import Recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.events import Listener
 from moecli.workflows.resume import check_same_data, check_same_recipe
-from moecli.workflows.run_dir import RunDir, is_run_without_checkpoint, point_latest, writing
+from moecli.workflows.run_dir import LOCK_FILE, RunDir, is_run_without_checkpoint, point_latest, writing
 from moecli.workflows.train import train
 
 RunState = Literal["to begin", "to go on", "finished"]
 
 # What a training has made of its folder when it is killed before its first checkpoint.
-EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints")
+EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints", LOCK_FILE)
 MACHINE = ("device", "threads", "cpus", "platform")
 OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
 

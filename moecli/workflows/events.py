@@ -60,6 +60,26 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """The figures of a training look wrong."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """A training has gone back to a checkpoint, because numbers were not finite."""
+
+    step: int
+    """Steps done at the checkpoint."""
+    number: int
+    """Counted from 1 over the whole training."""
+    learning_rate_factor: float
+    """Of the schedule's rate, from here on."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunBegun:
     """One run of a comparison begins, or goes on."""
 
@@ -87,5 +107,5 @@ class RunsDone:
     """Every run of a comparison is trained: what is left can be done again from their folders."""
 
 
-Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved | RunBegun | WorkDone | RunsDone
+Event = Stage | Progress | TrainingStarted | StepLogged | Validated | CheckpointSaved | Warned | Rewound | RunBegun | WorkDone | RunsDone
 Listener = Callable[[Event], None]

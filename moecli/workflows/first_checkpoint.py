@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from moecli.data.tokenizer_config import TokenizerFileConfig
 from moecli.errors import ConvertError
-from moecli.model.checkpoint import save_model
+from moecli.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, save_model
 from moecli.model.gpt import GPT
+from moecli.model.manifest import MANIFEST_FILE
 from moecli.recipe.load import dump_recipe
 from moecli.recipe.schema import Recipe
-from moecli.training.state import save_first_state
+from moecli.training.state import STATE_FILE, TENSORS_FILE, save_first_state
+from moecli.workflows.checkpoints import new_checkpoint
 from moecli.workflows.environment import describe_environment
-from moecli.workflows.run_dir import RunDir, atomic_folder, created, point_latest, write_atomically, writing
+from moecli.workflows.run_dir import RunDir, created, write_atomically, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +39,39 @@ class FirstCheckpoint:
     """Of the text that it will be trained on (data/prepare.py); None where that is not known."""
     origin: Mapping[str, Any]
     """How the weights came about, for conversion.json."""
+    moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """AdamW's state of each parameter that does not begin anew (training/state.py)."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """What environment.json says beside the machine and the text."""
+
+
+def first_files(run: RunDir) -> list[Path]:
+    """What `write_first_checkpoint` makes."""
+    names = (CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, STATE_FILE, TENSORS_FILE)
+    of_run = [run.recipe, run.environment, run.tokenizer, run.conversion]
+    return [*of_run, *(run.checkpoint(0) / name for name in names), run.latest]
 
 
 def check_is_free(path: Path) -> None:
     """Raises ConvertError if there is something at `path`; an empty folder is nothing."""
+    other = "name a folder that isn't there yet"
+    if path.name in ("", ".."):
+        raise ConvertError("names no folder to be made", where=str(path), next_step=other)
+    try:
+        is_taken = path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
+    except OSError as error:
+        raise ConvertError(f"can't be made: {error.strerror}", where=str(path), next_step="name another folder") from error
+    if is_taken:
+        raise ConvertError("there is something here already", where=str(path), next_step=other)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
-        raise ConvertError("is no folder, so nothing can be put into it", where=str(nearest), next_step="give another place")
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise ConvertError("there is something here already", where=str(path), next_step="give another folder, or remove this one")
+        raise ConvertError("is no folder, so nothing can be put into it", where=str(nearest), next_step="name another folder")
 
 
 def write_first_checkpoint(path: Path, first: FirstCheckpoint) -> list[Path]:
     """Makes the run folder, whole or not at all. Returns its files.
+
+    A recipe that reads its tokenizer from a file reads the run's own, so that the new run needs no other folder.
 
     Raises:
         MachineError: the disk refuses.
@@ -57,17 +81,26 @@ def write_first_checkpoint(path: Path, first: FirstCheckpoint) -> list[Path]:
         if partial.exists():
             shutil.rmtree(partial)
     with created(partial) as run:
-        environment = describe_environment(torch.device("cpu"), first.recipe.seed) | {"data_fingerprint": first.data_fingerprint}
-        write_atomically(run.recipe, dump_recipe(first.recipe))
+        machine = describe_environment(torch.device("cpu"), first.recipe.seed)
+        environment = machine | dict(first.environment) | {"data_fingerprint": first.data_fingerprint}
+        write_atomically(run.recipe, dump_recipe(_with_own_tokenizer(first.recipe, RunDir(path))))
         write_atomically(run.environment, json.dumps(environment, indent=2) + "\n")
         write_atomically(run.tokenizer, first.tokenizer_json)
         write_atomically(run.conversion, json.dumps(first.origin, indent=2, allow_nan=False) + "\n")
-        with atomic_folder(run.checkpoint(0)) as folder:
+        with new_checkpoint(run, 0) as folder:
             save_model(first.model, folder)
-            save_first_state(first.recipe.seed, folder)
-        point_latest(run, run.checkpoint(0))
-    with writing(path):
-        partial.replace(path)
-    run = RunDir(path)
-    files = [run.recipe, run.environment, run.tokenizer, run.conversion, *sorted(run.checkpoint(0).iterdir())]
-    return [*files, run.latest]
+            save_first_state(first.recipe.seed, folder, first.moments)
+    try:
+        with writing(path):
+            partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return first_files(RunDir(path))
+
+
+def _with_own_tokenizer(recipe: Recipe, run: RunDir) -> Recipe:
+    if not isinstance(recipe.data.tokenizer, TokenizerFileConfig):
+        return recipe
+    own = TokenizerFileConfig(path=str(run.tokenizer.absolute()))
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"tokenizer": own})})

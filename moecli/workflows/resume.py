@@ -6,6 +6,7 @@ Knows recipe.yaml and environment.json of a run. Must not change them.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -15,7 +16,15 @@ from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.run_dir import RunDir
 
-MAY_DIFFER = ("training.steps",)
+MAY_DIFFER = (
+    "training.steps",
+    "training.checkpoint_every",
+    "training.keep_last",
+    "training.keep_best",
+    "training.on_non_finite",
+    "training.rewind_factor",
+    "training.max_rewinds",
+)
 
 
 def check_same_recipe(run: RunDir, recipe: Recipe, *, may_differ: Collection[str] = MAY_DIFFER, next_step: str = "") -> None:
@@ -38,18 +47,30 @@ def check_same_recipe(run: RunDir, recipe: Recipe, *, may_differ: Collection[str
         )
 
 
+def check_has_text(run: RunDir) -> None:
+    """Raises RunError if a run was converted from a checkpoint whose text isn't known."""
+    if run.environment.is_file() and _data_fingerprint(run) is None:
+        next_step = f"moecli convert {shlex.quote(str(run.path))} NEW --set data.corpus.kind=files --set 'data.corpus.paths=[FILE]'"
+        raise RunError("its weights were converted from a checkpoint without a text to train on", where=str(run.path), next_step=next_step)
+
+
 def check_same_data(run: RunDir, data: PreparedData, next_step: str) -> None:
     """Raises RunError if the text is not the one that the run was begun with."""
-    try:
-        before = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"missing or damaged: {error}", where=str(run.environment), next_step="begin a new run") from error
-    if before != data.fingerprint:
+    if _data_fingerprint(run) != data.fingerprint:
         raise RunError(
             "the text or its tokens are not those that the run was begun with",
             where=str(run.path),
             next_step=next_step,
         )
+
+
+def _data_fingerprint(run: RunDir) -> str | None:
+    """Of the run's text; None where a converted checkpoint's is not known."""
+    try:
+        fingerprint: str | None = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"missing or damaged: {error}", where=str(run.environment), next_step="begin a new run") from error
+    return fingerprint
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

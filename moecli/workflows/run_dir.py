@@ -3,29 +3,29 @@
 Knows every file name of a run. Must not know what is in the files.
 
     recipe.yaml  tokenizer.json  environment.json  metrics.jsonl
-    checkpoints/step-N/  checkpoints/latest -> step-N
+    checkpoints/step-N/  checkpoints/latest -> step-N  checkpoints/best -> step-N
     routing/load.json  routing/heatmap.png      by train
     conversion.json                             by convert
     result.json                                 by train, last of all: it is there where a training is finished
     route-stats/  route-stats-step-N/           by route-stats
+    .lock                                       held by the process that trains here
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from moecli.data.disk import disk_errors, write_text_whole
 from moecli.errors import RunError
 
 OUTPUTS = Path("outputs")
-NEXT_STEP = "give another --out, or free some space there"
-REMOVE_OR_RENAME = "remove the folder, or give another --out"
+NEXT_STEP = "free some space there, or name another folder"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,10 @@ class RunDir:
         return self.checkpoints / "latest"
 
     @property
+    def best(self) -> Path:
+        return self.checkpoints / "best"
+
+    @property
     def routing(self) -> Path:
         return self.path / "routing"
 
@@ -74,53 +78,18 @@ class RunDir:
         return self.checkpoints / f"step-{step}"
 
 
-def new_run_path(name: str, out: Path | None) -> Path:
-    """Where a new run goes: `out`, or outputs/<name>/<time>.
-
-    Raises:
-        RunError: there is something already.
-    """
-    path = out or _default_path(name)
-    if is_run_without_checkpoint(path):
-        raise RunError("a run that ended before its first checkpoint is here", where=str(path), next_step=REMOVE_OR_RENAME)
-    if path.exists() or path.is_symlink():
-        raise RunError(
-            "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
-        )
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    if not nearest.is_dir():
-        raise RunError("is no folder, so nothing can be put into it", where=str(nearest), next_step="give another --out")
-    return path
-
-
-def find_run(name: str, out: Path | None) -> RunDir:
-    """The run to resume: `out`, or the newest of outputs/<name>/ that has a checkpoint.
-
-    Raises:
-        RunError: there is none.
-    """
-    if out is not None:
-        if is_run_without_checkpoint(out):
-            raise RunError("this run ended before its first checkpoint", where=str(out), next_step=REMOVE_OR_RENAME)
-        if not (out / "checkpoints" / "latest").exists():
-            raise RunError("no run with a checkpoint to resume", where=str(out), next_step="leave --resume out to begin a new run")
-        return RunDir(out)
-    runs = sorted(path for path in (OUTPUTS / name).glob("*") if (path / "checkpoints" / "latest").exists())
-    if not runs:
-        raise RunError("no run with a checkpoint to resume", where=str(OUTPUTS / name), next_step="name the run folder with --out")
-    return RunDir(runs[-1])
-
-
 def is_run_without_checkpoint(path: Path) -> bool:
     """Whether a training was killed here before it had anything to go on with."""
-    return (path / "checkpoints").is_dir() and not (path / "checkpoints" / "latest").exists()
+    if not path.is_dir():
+        return False
+    has_nothing = {child.name for child in path.iterdir()} == {LOCK_FILE}
+    return has_nothing or ((path / "checkpoints").is_dir() and not checkpoint_steps(RunDir(path)))
 
 
-def _default_path(name: str) -> Path:
-    """outputs/<name>/<time>, with a number behind it where another run began in the same second."""
-    first = OUTPUTS / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
-    return next(path for path in candidates if not path.exists())
+def checkpoint_steps(run: RunDir) -> dict[int, Path]:
+    """The checkpoints that there are by their steps. They are whole: each was renamed into place."""
+    names = ((path.name.removeprefix("step-"), path) for path in run.checkpoints.glob("step-*"))
+    return {int(number): path for number, path in names if number.isdecimal() and path.is_dir()}
 
 
 def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
@@ -152,31 +121,51 @@ def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
 
 
 @contextmanager
-def created(path: Path) -> Iterator[RunDir]:
-    """A new run folder that goes away again, with the parents made for it, if the body fails before the first checkpoint."""
+def created(path: Path, lock: AbstractContextManager[None] | None = None) -> Iterator[RunDir]:
+    """A new run folder that goes away again, with the parents made for it, if the body fails before the first checkpoint.
+
+    Args:
+        path: where; an empty folder may be there, or one that holds no more than the lock.
+        lock: held from before the folder is filled until after it has gone away.
+
+    Raises:
+        RunError: another process has begun a run there since the caller looked.
+    """
     new_parents = [parent for parent in path.parents if not parent.exists()]
     run = RunDir(path)
     try:
-        with writing(path):
-            run.checkpoints.mkdir(parents=True)
-        yield run
+        with lock or nullcontext():
+            if run.checkpoints.exists():
+                raise RunError("there is a run here already", where=str(path), next_step="give another --out")
+            try:
+                with writing(path):
+                    run.checkpoints.mkdir(parents=True)
+                yield run
+            except BaseException:
+                if not checkpoint_steps(run):
+                    shutil.rmtree(path, ignore_errors=True)
+                raise
     except BaseException:
-        if not run.latest.exists():
-            shutil.rmtree(path, ignore_errors=True)
-            with suppress(OSError):
-                for parent in new_parents:
-                    parent.rmdir()
+        for folder in (path, *new_parents):
+            with suppress(OSError):  # it is not empty, or gone
+                folder.rmdir()
         raise
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, check: Callable[[Path], None] = lambda folder: None) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when the body is done and its files are on the disk, and vanishes if it fails.
 
     A `target` that is there already is exchanged for the new one.
+
+    Args:
+        target: the folder's place.
+        check: looks at the written folder, and raises where it must not become `target`.
     """
     partial = target.with_name(f".{target.name}.partial")
     old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():  # killed between the two renames below
+        old.rename(target)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
@@ -188,6 +177,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 path.chmod(partial.stat().st_mode & 0o666)
                 _flush(path)
             _flush(partial)
+            check(partial)
             if target.exists():
                 target.rename(old)
             partial.replace(target)
@@ -204,22 +194,19 @@ def write_atomically(path: Path, text: str) -> None:
         write_text_whole(path, text)
 
 
-def remove_what_came_after(run: RunDir, step: int) -> None:
-    """Removes the checkpoints of steps after this one, and the result: a training that goes on from here will make its own."""
-    with writing(run.path):
-        run.result.unlink(missing_ok=True)
-        for path in run.checkpoints.glob("step-*"):
-            if path.name.removeprefix("step-").isdigit() and int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path)
-
-
 def point_latest(run: RunDir, checkpoint: Path) -> None:
     """Makes checkpoints/latest a link to this checkpoint."""
-    link = run.checkpoints / ".latest.partial"
-    with writing(run.latest):
-        link.unlink(missing_ok=True)
-        link.symlink_to(checkpoint.name)
-        link.replace(run.latest)
+    point_at(run.latest, checkpoint)
+
+
+def point_at(link: Path, checkpoint: Path) -> None:
+    """Makes `link`, in the same folder, one to this checkpoint; a reader sees the old or the new."""
+    partial = link.with_name(f".{link.name}.partial")
+    with writing(link):
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(checkpoint.name)
+        partial.replace(link)
+        _flush(link.parent)
 
 
 def writing(path: Path) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from moecli.data.prepare import prepare
 from moecli.data.tokenizer import Tokenizer
@@ -18,8 +19,12 @@ from moecli.model.checkpoint import OTHER_CHECKPOINT, WEIGHTS_FILE, load_model
 from moecli.model.gpt import GPT
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
+from moecli.training.state import read_moments
 from moecli.workflows.opened_run import check_vocabulary
 from moecli.workflows.run_dir import RunDir, find_checkpoint
+
+# A notice where `data_fingerprint` gives None.
+NO_TEXT = "the text of the source is not known: before it can be trained, the new run needs one (--set data.corpus...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,28 @@ class SourceRun:
             next_step = f"--set data.tokenizer.kind=file --set data.tokenizer.path={self.run.tokenizer}"
             raise ConvertError(what, where="data.tokenizer", next_step=next_step)
         return data.fingerprint
+
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """AdamW's state of each parameter that was trained (training/state.py).
+
+        Raises:
+            ConvertError: there is none.
+            RunError: it is damaged.
+        """
+        moments = read_moments(self.checkpoint)
+        if not moments:
+            what = "there is no optimizer state in it: nothing was trained before this checkpoint"
+            raise ConvertError(what, where=str(self.checkpoint), next_step="leave --carry-optimizer out")
+        return moments
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path means a run, or a checkpoint in one."""
+    try:
+        find_checkpoint(path)
+    except RunError:
+        return False
+    return True
 
 
 def open_source(path: Path) -> SourceRun:

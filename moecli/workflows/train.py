@@ -7,49 +7,40 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moecli.analysis.load_report import LoadCollector, LoadReport
-from moecli.data.batches import Batch
+from moecli.analysis.load_report import LoadReport
 from moecli.data.prepare import PreparedData, prepare
-from moecli.errors import Interrupted, RunError
+from moecli.errors import RunError
 from moecli.evaluation.evaluate import Evaluation
-from moecli.model.checkpoint import load_model, save_model
+from moecli.model.checkpoint import load_model
 from moecli.model.device import check_memory, pick_device
 from moecli.model.init import build_gpt
-from moecli.moe.routing import RoutingRecord
-from moecli.recipe.leak_notes import leak_notes, leaks_json
+from moecli.recipe.leak_notes import leaks_json
 from moecli.recipe.load import dump_recipe
 from moecli.recipe.schema import Recipe
-from moecli.reports import TRAINING_REPORTS
-from moecli.training.loop import Hooks, run_loop
-from moecli.training.metric_log import MetricLog
-from moecli.training.state import load_state, save_state
+from moecli.training.state import load_state
 from moecli.training.trainer import Trainer
 from moecli.workflows.batches import model_vocab_size, training_batches
+from moecli.workflows.checkpoints import begin_after, check_room, last_checkpoint
 from moecli.workflows.environment import describe_environment
-from moecli.workflows.evaluate_split import evaluate_split
-from moecli.workflows.events import CheckpointSaved, Listener, Stage, StepLogged, TrainingStarted, Validated
+from moecli.workflows.events import Listener, Stage, TrainingStarted
 from moecli.workflows.plain_json import finite
 from moecli.workflows.plan import TrainingPlan, plan_training
-from moecli.workflows.resume import check_same_data, check_same_recipe
-from moecli.workflows.run_dir import (
-    RunDir,
-    atomic_folder,
-    created,
-    find_run,
-    new_run_path,
-    point_latest,
-    remove_what_came_after,
-    write_atomically,
-    writing,
-)
+from moecli.workflows.resume import check_has_text, check_same_data, check_same_recipe
+from moecli.workflows.rewind import train_with_rewinds
+from moecli.workflows.run_dir import RunDir, created, write_atomically, writing
+from moecli.workflows.run_path import find_run, new_run_path
+from moecli.workflows.sole_use import check_not_in_use, sole_use
+from moecli.workflows.train_job import TrainJob
+
+OTHER_TRAINING = "another training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +54,15 @@ class TrainResult:
     """Tokens that were trained on, repeats included."""
     validation: Evaluation
     tokens_per_s: float | None
-    """Training alone, without validation and saving; None if nothing was left to train."""
+    """Training alone, without validation and saving, since it began, was resumed or rewound; None if nothing was left to train."""
     wall_s: float
     """Of this call, preparation and validation included."""
     plan: TrainingPlan
     load: LoadReport
+    num_rewinds: int
+    """How often numbers were not finite and the training went back to a checkpoint."""
+    warnings: list[str]
+    """What looked wrong on the way, each kind once."""
     files: list[Path]
     recipe: Recipe
 
@@ -85,6 +80,8 @@ class TrainResult:
             "params_total": self.plan.cost.params_total,
             "params_active": self.plan.cost.params_active,
             "flops_per_token": self.plan.cost.train_flops_per_token,
+            "rewinds": self.num_rewinds,
+            "warnings": self.warnings,
             **leaks_json(self.recipe),
             "load": self.load.to_json(),
             "files": [str(path) for path in self.files],
@@ -105,67 +102,102 @@ def train(
         MoecliError: anything that the user can put right. A new run folder without a checkpoint is removed before.
     """
     started = time.perf_counter()
-    resumed = find_run(recipe.name, out) if resume else None
-    path = resumed.path if resumed else new_run_path(recipe.name, out)
-    if resumed:
-        check_same_recipe(resumed, recipe)
-    device = pick_device(recipe.training.device)
-    with _run_folder(path, resumed) as run:
-        listener(Stage("reading and tokenizing the text"))
-        data = prepare(recipe.data)
-        if resumed:
-            check_same_data(resumed, data, next_step="bring the old text (for stdlib, the Python version) back, or begin a new run")
-        plan = plan_training(recipe, data.tokenizer.vocab_size)
-        check_memory(plan.memory.total, device)
-        trainer, first_step = _build_trainer(recipe, data, device, resumed)
-        remove_what_came_after(run, first_step)
-        _describe(run, recipe, data, device)
-        job = _Job(recipe, run, data, trainer, MetricLog(run.metrics, first_step), listener, should_stop)
-        listener(TrainingStarted(run.path, device.type, plan.cost, first_step, recipe.training.steps, len(data.train.ids)))
-        hooks = Hooks(log=job.log, validate=job.validate, save=job.save, should_stop=should_stop)
-        seconds = run_loop(trainer, first_step, recipe.evaluation.every, hooks)
+    with _run_folder(recipe, out, resume=resume) as run:
+        job, first_step = _begin(recipe, run, listener, should_stop)
+        steps = recipe.training.steps
+        begin_after(run, first_step, is_done=first_step == steps)
+        _describe(run, recipe, job.data, job.trainer.device)
+        check_room(run, job.trainer)
+        job.begin_log(first_step)
+        plan = plan_training(recipe, job.data.tokenizer.vocab_size)
+        listener(TrainingStarted(run.path, job.trainer.device.type, plan.cost, first_step, steps, len(job.data.train.ids)))
+        last_begin, seconds = train_with_rewinds(job, first_step)
         listener(Stage("final evaluation"))
         evaluation, load, files = job.finish()
-    tokens_per_step = recipe.training.batch_size * recipe.data.seq_len
-    trained_steps = recipe.training.steps - first_step
-    result = TrainResult(
-        run_dir=run.path,
-        checkpoint=run.latest.resolve(),
-        steps=recipe.training.steps,
-        tokens=recipe.training.steps * tokens_per_step,
-        validation=evaluation,
-        tokens_per_s=trained_steps * tokens_per_step / seconds if trained_steps else None,
-        wall_s=time.perf_counter() - started,
-        plan=plan,
-        load=load,
-        files=files,
-        recipe=recipe,
-    )
-    write_atomically(run.result, json.dumps(finite(result.to_json()), indent=2, allow_nan=False) + "\n")
+        tokens_per_step = recipe.training.batch_size * recipe.data.seq_len
+        result = TrainResult(
+            run_dir=run.path,
+            checkpoint=run.latest.resolve(),
+            steps=steps,
+            tokens=steps * tokens_per_step,
+            validation=evaluation,
+            tokens_per_s=(steps - last_begin) * tokens_per_step / seconds if last_begin < steps else None,
+            wall_s=time.perf_counter() - started,
+            plan=plan,
+            load=load,
+            num_rewinds=job.trainer.num_rewinds,
+            warnings=[line["warning"] for line in job.metric_log.lines() if "warning" in line],
+            files=files,
+            recipe=recipe,
+        )
+        content = finite(result.to_json())
+        if not _has_result(run, content):
+            write_atomically(run.result, json.dumps(content, indent=2, allow_nan=False) + "\n")
     return result
 
 
-def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, resumed: RunDir | None) -> tuple[Trainer, int]:
-    """A trainer with fresh weights, or with those of the latest checkpoint; and the number of steps done."""
-    torch.manual_seed(recipe.seed)
-    batches = training_batches(recipe, data.train, data.tokenizer.vocab_size)
-    if resumed is None:
-        model = build_gpt(recipe.model, model_vocab_size(recipe, data.tokenizer.vocab_size), recipe.seed)
-        return Trainer(model.to(device), batches, recipe.training), 0
-    checkpoint = resumed.latest.resolve()
-    trainer = Trainer(load_model(checkpoint).to(device), batches, recipe.training)
-    first_step = load_state(trainer, checkpoint)
+def _has_result(run: RunDir, content: dict[str, Any]) -> bool:
+    """Whether a finished training that is resumed has its result already, with a speed that this call can't measure."""
+    try:
+        before = json.loads(run.result.read_text(encoding="utf-8"))
+        return bool(before.keys() == content.keys() and before["steps"] == content["steps"])
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextmanager
+def _run_folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Iterator[RunDir]:
+    """The folder of the run, for this process alone: the one to resume, or a new one."""
+    if resume:
+        run = find_run(recipe.name, out)
+        with sole_use(run.path, OTHER_TRAINING):
+            with writing(run.path):
+                run.checkpoints.mkdir(exist_ok=True)
+            yield run
+        return
+    if out is not None:
+        check_not_in_use(out, OTHER_TRAINING)
+    path = new_run_path(recipe.name, out)
+    with created(path, sole_use(path, OTHER_TRAINING)) as run:
+        yield run
+
+
+def _begin(recipe: Recipe, run: RunDir, listener: Listener, should_stop: Callable[[], bool]) -> tuple[TrainJob, int]:
+    """A training as it begins, or as its last checkpoint left it; and the number of steps done."""
+    checkpoint = last_checkpoint(run)
+    if checkpoint is not None:
+        check_has_text(run)
+    if run.recipe.exists():
+        check_same_recipe(run, recipe)
+    device = pick_device(recipe.training.device)
+    listener(Stage("reading and tokenizing the text"))
+    data = prepare(recipe.data)
+    if checkpoint is not None:
+        check_same_data(run, data, next_step="bring the old text (for stdlib, the Python version) back, or begin a new run")
+    check_memory(plan_training(recipe, data.tokenizer.vocab_size).memory.total, device)
+    trainer, first_step = _build_trainer(recipe, data, device, checkpoint)
     if first_step > recipe.training.steps:
         raise RunError(
             f"{first_step} steps are done already, more than training.steps ({recipe.training.steps})",
-            where=str(resumed.path),
+            where=str(run.path),
             next_step=f"--set training.steps={first_step} or more",
         )
-    return trainer, first_step
+    return TrainJob(recipe, run, data, trainer, listener, should_stop), first_step
 
 
-def _run_folder(path: Path, resumed: RunDir | None) -> AbstractContextManager[RunDir]:
-    return nullcontext(resumed) if resumed else created(path)
+def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, checkpoint: Path | None) -> tuple[Trainer, int]:
+    """A trainer with fresh weights, or with the state of a checkpoint; and the number of steps done."""
+    torch.manual_seed(recipe.seed)
+    batches = training_batches(recipe, data.train, data.tokenizer.vocab_size)
+    if checkpoint is None:
+        model = build_gpt(recipe.model, model_vocab_size(recipe, data.tokenizer.vocab_size), recipe.seed)
+        return Trainer(model.to(device), batches, recipe.training), 0
+    try:
+        trainer = Trainer(load_model(checkpoint).to(device), batches, recipe.training)
+        return trainer, load_state(trainer, checkpoint)
+    except RunError as error:
+        next_step = f"remove {checkpoint}; --resume then goes on from the checkpoint before it, or begins again where there is none"
+        raise RunError(error.what, where=error.where, next_step=next_step) from error
 
 
 def _describe(run: RunDir, recipe: Recipe, data: PreparedData, device: torch.device) -> None:
@@ -174,76 +206,3 @@ def _describe(run: RunDir, recipe: Recipe, data: PreparedData, device: torch.dev
     environment = describe_environment(device, recipe.seed) | {"data_fingerprint": data.fingerprint}
     write_atomically(run.environment, json.dumps(environment, indent=2) + "\n")
     write_atomically(run.tokenizer, data.tokenizer.json)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """The hooks of one training, and what they need."""
-
-    recipe: Recipe
-    run: RunDir
-    data: PreparedData
-    trainer: Trainer
-    metric_log: MetricLog
-    listener: Listener
-    should_stop: Callable[[], bool]
-
-    def log(self, figures: dict[str, Any]) -> None:
-        with writing(self.run.metrics):
-            self.metric_log.append(figures)
-        self.listener(StepLogged(figures))
-
-    def validate(self, step: int) -> None:
-        """Leaves off half-way if a stop is asked for: the loop then saves and says so."""
-        with suppress(_StopAskedError):
-            self._validated(step, self._evaluate())
-
-    def save(self, step: int) -> None:
-        target = self.run.checkpoint(step)
-        with atomic_folder(target) as folder:
-            save_model(self.trainer.model, folder)
-            save_state(self.trainer, step, folder)
-        point_latest(self.run, target)
-        self.listener(CheckpointSaved(target))
-
-    def finish(self) -> tuple[Evaluation, LoadReport, list[Path]]:
-        """The final loss and the load over the validation text, written to routing/.
-
-        Raises:
-            Interrupted: a stop was asked for; all steps are done and saved.
-        """
-        collector = LoadCollector()
-        try:
-            evaluation = self._evaluate(collector)
-        except _StopAskedError:
-            what = "stopped during the final evaluation; all steps are done and saved"
-            raise Interrupted(what, next_step="add --resume to evaluate, or call `moecli eval`") from None
-        self._validated(self.recipe.training.steps, evaluation)
-        report = collector.report()
-        return evaluation, report, self._write_reports(report) if report.layers else []
-
-    def _evaluate(self, collector: LoadCollector | None = None) -> Evaluation:
-        def observe(batch: Batch, records: tuple[RoutingRecord | None, ...]) -> None:
-            if self.should_stop():
-                raise _StopAskedError
-            if collector is not None:
-                collector.add(records)
-
-        return evaluate_split(self.trainer.model, self.recipe, self.data.validation, self.data.tokenizer.vocab_size, observe)
-
-    def _validated(self, step: int, evaluation: Evaluation) -> None:
-        with writing(self.run.metrics):
-            self.metric_log.append({"step": step, "val_loss": evaluation.loss, "val_tokens": evaluation.tokens})
-        self.listener(Validated(step, evaluation))
-
-    def _write_reports(self, report: LoadReport) -> list[Path]:
-        with atomic_folder(self.run.routing) as folder:
-            content = report.to_json() | leaks_json(self.recipe) | {"notes": leak_notes(self.recipe)}
-            (folder / "load.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            for name, draw in TRAINING_REPORTS.items():
-                draw(content, folder / name)
-        return [self.run.routing / name for name in ("load.json", *TRAINING_REPORTS)]
-
-
-class _StopAskedError(Exception):
-    """Carries a stop request out of an evaluation."""

@@ -14,6 +14,7 @@ from moecli.model import checkpoint
 from moecli.model.checkpoint import load_model, save_model, write_tensors
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
+from moecli.model.manifest import add_to_manifest
 from moecli.moe.layers import DenseMoEConfig, MLPConfig, SparseMoEConfig
 
 
@@ -53,6 +54,7 @@ def test_a_truncated_file_is_named(tmp_path, model):
 def test_a_damaged_config_is_named(tmp_path, model, text):
     save_model(model, tmp_path)
     (tmp_path / "config.json").write_text(text)
+    add_to_manifest(tmp_path, ["config.json"])
     with pytest.raises(RunError, match=r"config\.json: damaged"):
         load_model(tmp_path)
 
@@ -62,6 +64,7 @@ def test_weights_of_another_shape_are_refused(tmp_path, model):
     content = json.loads((tmp_path / "config.json").read_text())
     content["vocab_size"] = 51
     (tmp_path / "config.json").write_text(json.dumps(content))
+    add_to_manifest(tmp_path, ["config.json"])
     with pytest.raises(RunError, match="don't fit"):
         load_model(tmp_path)
 

@@ -111,7 +111,7 @@ def test_what_was_frozen_before_moves_again_in_a_training_that_does_not_say_so(s
 
 def test_the_first_state_is_that_of_a_training_that_has_not_begun(split, tmp_path):
     trainer = trainer_of(split, SPARSE, [])
-    save_first_state(7, tmp_path)
+    save_first_state(7, tmp_path, {})
     assert load_state(trainer, tmp_path) == 0
     drawn = torch.rand(3)
     torch.manual_seed(7)

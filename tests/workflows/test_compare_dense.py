@@ -24,8 +24,7 @@ from moecli.training.metric_log import read_metrics
 from moecli.training.step_result import StepResult
 from moecli.training.trainer import Trainer
 from moecli.workflows import compare_dense as compare_dense_file
-from moecli.workflows import compare_measures
-from moecli.workflows import train as train_file
+from moecli.workflows import compare_measures, train_job
 from moecli.workflows.events import RunBegun, StepLogged, WorkDone
 from moecli.workflows.train import train
 from tests.workflows.comparisons import MLP, arm_recipe, compared, ignore, planned
@@ -125,8 +124,8 @@ def test_the_twin_of_the_same_seconds_takes_them_within_a_step(tiny_recipe, quic
 
 
 def test_a_final_loss_that_is_no_number_ends_the_comparison_each_time(tiny_recipe, quick, monkeypatch):
-    own = train_file.evaluate_split
-    monkeypatch.setattr(train_file, "evaluate_split", lambda *parts: replace(own(*parts), loss=math.nan))
+    own = train_job.evaluate_split
+    monkeypatch.setattr(train_job, "evaluate_split", lambda *parts: replace(own(*parts), loss=math.nan))
     for trains in (True, False):
         events = []
         with pytest.raises(TrainingError, match=r"seed-0: the loss on the validation text is no number at the end\n.*next: lower"):

@@ -20,6 +20,8 @@ from moecli.model import checkpoint
 from moecli.model.checkpoint import load_model
 from moecli.model.config import GPTConfig
 from moecli.model.generate import Sampling, generate
+from moecli.model.manifest import add_to_manifest
+from moecli.recipe.load import load_recipe
 from moecli.workflows import convert_export, convert_import, convert_proof, convert_request
 from moecli.workflows.convert import Conversion, ConvertRequest, convert, plan_conversion
 from moecli.workflows.eval import evaluate_run
@@ -27,6 +29,7 @@ from moecli.workflows.generate import GenerateRequest, Prompt, generate_text
 from moecli.workflows.opened_run import open_run
 from moecli.workflows.routing_subject import TextChoice, open_subject
 from moecli.workflows.run_dir import RunDir
+from moecli.workflows.train import train
 from tests.convert.models import PLAIN, SEQ_LEN, SIZES, SPARSE, config_of, write_folder, write_run
 from tests.convert.models import random_model as random_model_of
 
@@ -76,7 +79,7 @@ def test_a_run_comes_back_as_a_run_that_computes_the_same(mixtral_run, text_file
     back = converted(tmp_path / "hf", tmp_path / "back")
     assert back.format == "moecli"
     assert back.verification is not None and back.verification.choices_compared
-    assert all(path.is_file() for path in back.files)
+    assert all(path.is_file() or path.is_symlink() for path in back.files)
     before, after = load_file(mixtral_run.latest / "model.safetensors"), load_file(RunDir(tmp_path / "back").latest / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -204,6 +207,7 @@ def test_experts_that_no_token_chose_are_told(tmp_path):
     tensors = load_file(run.latest / "model.safetensors")
     tensors["blocks.1.ffn.router.weight"].zero_()
     save_file(tensors, run.latest / "model.safetensors")
+    add_to_manifest(run.latest, ["model.safetensors"])
     result = converted(run.path, tmp_path / "hf")
     assert (result.to_json()["experts"], result.to_json()["experts_visited"]) == (24, 18)
     assert result.notes[0].startswith("6 of 24 experts (each layer's counted) were chosen by no token of the proof")
@@ -307,6 +311,27 @@ def test_a_dry_run_lists_what_is_written_then(mixtral_run, tmp_path):
     assert plan_conversion(ConvertRequest(mixtral_run.path, tmp_path / "x")).problems["glm4_moe"][0].startswith("router with a softmax")
 
 
+def test_a_dry_run_from_class_to_class_reads_headers_alone(mixtral_run, tmp_path, monkeypatch):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    (tmp_path / "hf" / "vocab.json").write_text("{}")
+    (tmp_path / "hf" / "tokenizer.model").write_bytes(b"\xff")
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_files.TensorFiles, "read", None)
+        plan = plan_conversion(ConvertRequest(tmp_path / "hf", tmp_path / "qwen", to="qwen2_moe"))
+    assert not (tmp_path / "qwen").exists()
+    result = converted(tmp_path / "hf", tmp_path / "qwen", to="qwen2_moe", verify=False)
+    assert sorted(plan.files) == sorted(path.name for path in result.files) and "vocab.json" in plan.files
+    assert {tensor.name: tuple(tensor.shape) for tensor in plan.tensors} == {
+        name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "qwen" / "model.safetensors").items()
+    }
+    # What is no text is told of in both directions.
+    assert plan.notes == result.notes[:1] == ["tokenizer.model is left behind: copy it if a reader of this folder needs it"]
+    assert (
+        "tokenizer.model (the run reads text by tokenizer.json)"
+        in plan_conversion(ConvertRequest(tmp_path / "hf", tmp_path / "b")).notes[0]
+    )
+
+
 def test_a_target_that_is_taken(mixtral_run, tmp_path):
     for target in (tmp_path / "full" / "file", tmp_path / "full"):
         (tmp_path / "full").mkdir(exist_ok=True)
@@ -336,6 +361,10 @@ def test_a_source_that_is_none(mixtral_run, tmp_path):
         converted(tmp_path / "none", tmp_path / "hf")
     with pytest.raises(ConvertError, match="there is no such file"):
         converted(mixtral_run.path, tmp_path / "hf", to="moecli")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="neither a run folder nor a checkpoint") as caught:
+        converted(tmp_path / "empty", tmp_path / "hf", to="moecli")
+    assert "or a Hugging Face folder" in caught.value.allowed
 
 
 def test_a_checkpoint_with_a_number_that_is_none(mixtral_run, tmp_path):
@@ -397,3 +426,47 @@ def test_without_transformers(mixtral_run, tmp_path, monkeypatch):
         converted(mixtral_run.path, tmp_path / "other", verify=True)
     assert not (tmp_path / "other").exists()
     assert "transformers is not installed" in converted(tmp_path / "hf", tmp_path / "back").notes[-1]
+
+
+def test_an_imported_model_is_trained_on_the_text_that_was_given(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    (tmp_path / "mine.txt").write_text("\n\n".join(f"A text of mine, number {n}." for n in range(200)))
+    text = ("data.corpus.kind=files", f"data.corpus.paths=[{tmp_path / 'mine.txt'}]")
+    overrides = (*text, "training.steps=2", "training.batch_size=2", "evaluation.every=0")
+    with pytest.raises(ConvertError, match="tokenizer of this recipe is not that of the checkpoint") as caught:
+        converted(tmp_path / "hf", tmp_path / "run2", verify=False, overrides=(*overrides, "data.tokenizer.kind=char"))
+    assert str(tmp_path / "run2" / "tokenizer.json") in caught.value.next_step and not (tmp_path / "run2").exists()
+    result = converted(tmp_path / "hf", tmp_path / "run2", verify=False, overrides=overrides)
+    assert result.can_be_trained
+    plan = plan_conversion(ConvertRequest(tmp_path / "hf", tmp_path / "other", overrides=overrides))
+    assert sorted(plan.files) == sorted(str(path.relative_to(tmp_path / "run2")) for path in result.files)
+    assert json.loads((tmp_path / "run2" / "environment.json").read_text())["imported_class"] == "MixtralForCausalLM"
+    trained = train(load_recipe(tmp_path / "run2" / "recipe.yaml").recipe, out=tmp_path / "run2", resume=True, listener=lambda event: None)
+    first, before = load_model(tmp_path / "run2" / "checkpoints" / "step-0"), load_model(mixtral_run.latest)
+    assert all(torch.equal(first.state_dict()[name], tensor) for name, tensor in before.state_dict().items())
+    assert trained.steps == 2 and not torch.equal(load_model(trained.checkpoint).embedding.weight, first.embedding.weight)
+
+
+def test_what_to_do_about_an_imported_model_without_a_text(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    assert not converted(tmp_path / "hf", tmp_path / "back", verify=False).can_be_trained
+    with pytest.raises(RunError, match="without a text to train on") as caught:
+        train(load_recipe(tmp_path / "back" / "recipe.yaml").recipe, out=tmp_path / "back", resume=True, listener=lambda event: None)
+    assert caught.value.next_step.startswith(f"moecli convert {tmp_path / 'back'} NEW --set data.corpus.kind=files")
+
+
+def test_an_imported_model_keeps_its_shape(mixtral_run, tmp_path):
+    converted(mixtral_run.path, tmp_path / "hf", verify=False)
+    with pytest.raises(ConvertError, match=r"model\.rope_theta: 3\.0 is not that of the source"):
+        converted(tmp_path / "hf", tmp_path / "back", verify=False, overrides=("model.rope_theta=3",))
+    top_3 = ("model.ffn.router.top_k=3",)
+    assert "model.ffn.router.top_k: 2 -> 3" in plan_conversion(ConvertRequest(tmp_path / "hf", tmp_path / "b", overrides=top_3)).notes
+    [note, _] = converted(tmp_path / "hf", tmp_path / "back", verify=False, overrides=top_3).notes
+    assert note.startswith("model.ffn.router.top_k: 2 -> 3: other than the checkpoint, whose logits differ from the run's by ")
+    assert load_model(RunDir(tmp_path / "back").latest.resolve()).config.ffn.router.top_k == 3
+
+
+def test_a_folder_of_hugging_face_has_no_recipe(mixtral_run, tmp_path):
+    with pytest.raises(ConvertError, match="is for a run folder") as caught:
+        converted(mixtral_run.path, tmp_path / "hf", overrides=("seed=1",))
+    assert caught.value.where == "--set"

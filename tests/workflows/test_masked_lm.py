@@ -12,6 +12,7 @@ from moecli.cli import app
 from moecli.data.prepare import prepare
 from moecli.errors import Interrupted
 from moecli.model.checkpoint import load_model
+from moecli.model.manifest import add_to_manifest
 from moecli.recipe.load import load_recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.batches import evaluation_batches
@@ -107,6 +108,7 @@ def test_a_checkpoint_from_before_there_were_two_objectives_still_loads(tiny_rec
     content = json.loads(config.read_text())
     assert content["model"].pop("causal") is True
     config.write_text(json.dumps(content))
+    add_to_manifest(config.parent, [config.name])
     assert evaluate_run(Path("run")).evaluation == before
     train(load_recipe(tiny_recipe).recipe, out=Path("run"), listener=lambda event: None, resume=True)
 

@@ -17,11 +17,12 @@ from moecli.evaluation.evaluate import evaluate
 from moecli.model.checkpoint import load_model
 from moecli.moe.load import load_shares
 from moecli.recipe.load import load_recipe
+from moecli.workflows.batches import spread_batches
 from moecli.workflows.compare_routing import compare_routing
 from moecli.workflows.eval import evaluate_run
 from moecli.workflows.events import Event, Progress
 from moecli.workflows.opened_run import open_run
-from moecli.workflows.route_stats import StatsOptions, _spread_batches, look_at_routing, route_stats
+from moecli.workflows.route_stats import StatsOptions, look_at_routing, route_stats
 from moecli.workflows.routing_subject import TextChoice, open_subject
 from moecli.workflows.train import TrainResult, train
 
@@ -227,7 +228,7 @@ def test_ablation_looks_at_the_text_from_its_first_to_its_last_batch(tiny_recipe
     batches = [batch for batch in subject.make_batches() if len(batch.ids_BS) == 8]
     assert 3 < len(batches) < len(list(subject.make_batches()))
     for wanted in (1, 2, len(batches) - 1, len(batches)):
-        spread = _spread_batches(subject, wanted * batches[0].ids_BS.numel())
+        spread = spread_batches(subject.make_batches, wanted * batches[0].ids_BS.numel())
         assert len(spread) == wanted
         assert torch.equal(spread[0].ids_BS, batches[0].ids_BS)
         if wanted > 1:

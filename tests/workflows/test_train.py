@@ -14,7 +14,7 @@ from moecli.errors import DataError, Interrupted, MachineError, RecipeError, Run
 from moecli.model.checkpoint import load_model
 from moecli.recipe.load import load_recipe
 from moecli.training.metric_log import read_metrics
-from moecli.workflows import run_dir
+from moecli.workflows import checkpoints, run_dir, run_path
 from moecli.workflows import train as train_file
 from moecli.workflows.eval import evaluate_run
 from moecli.workflows.events import CheckpointSaved, Stage, StepLogged, TrainingStarted, Validated
@@ -54,9 +54,9 @@ def test_a_run_folder_holds_what_the_map_says(tiny_recipe):
     events = []
     result = train_tiny(tiny_recipe, "run", listener=events.append)
     files = sorted(str(path.relative_to("run")) for path in Path("run").rglob("*"))
-    step_files = ["config.json", "model.safetensors", "training_state.json", "training_state.safetensors"]
+    step_files = ["config.json", "manifest.json", "model.safetensors", "training_state.json", "training_state.safetensors"]
     assert files == sorted([
-        "checkpoints", "checkpoints/latest",
+        ".lock", "checkpoints", "checkpoints/latest",
         *(f"checkpoints/step-{step}" for step in (4, 6)), *(f"checkpoints/step-{step}/{name}" for step in (4, 6) for name in step_files),
         "environment.json", "metrics.jsonl", "recipe.yaml", "tokenizer.json", "routing", "routing/heatmap.png", "routing/load.json",
         "result.json",
@@ -173,30 +173,33 @@ def test_stopping_in_the_final_evaluation_keeps_the_finished_training(tiny_recip
     assert losses("run") == losses("undisturbed")
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_told_apart(tiny_recipe):
+def test_a_run_killed_before_its_first_checkpoint_is_told_apart_and_begins_again(tiny_recipe):
     Path("run/checkpoints").mkdir(parents=True)
-    for resume in (True, False):
-        with pytest.raises(RunError, match=r"before its first checkpoint.*\n.*remove the folder"):
-            train_tiny(tiny_recipe, "run", resume=resume)
+    with pytest.raises(RunError, match=r"before its first checkpoint.*\n.*--resume"):
+        train_tiny(tiny_recipe, "run")
+    Path("run/mine.txt").write_text("mine")
+    train_tiny(tiny_recipe, "run", resume=True)
+    train_tiny(tiny_recipe, "undisturbed")
+    assert losses("run") == losses("undisturbed") and Path("run/mine.txt").read_text() == "mine"
 
 
 def test_two_runs_in_the_same_second_get_folders_of_their_own(tiny_recipe, monkeypatch):
-    taken = run_dir._default_path("tiny")
+    taken = run_path._default_path("tiny")
     for path in (taken, taken.with_name(f"{taken.name}-2")):
         path.mkdir(parents=True)
     frozen = type("Frozen", (), {"now": staticmethod(lambda: type("Now", (), {"strftime": lambda self, form: taken.name})())})
-    monkeypatch.setattr(run_dir, "datetime", frozen)
-    assert run_dir.new_run_path("tiny", None).name == f"{taken.name}-3"
+    monkeypatch.setattr(run_path, "datetime", frozen)
+    assert run_path.new_run_path("tiny", None).name == f"{taken.name}-3"
 
 
 def test_resuming_a_finished_run_trains_nothing_and_says_the_same(tiny_recipe):
     first = train_tiny(tiny_recipe, "run")
-    lines = Path("run/metrics.jsonl").read_text()
+    lines, result = Path("run/metrics.jsonl").read_text(), Path("run/result.json").read_text()
     again = train_tiny(tiny_recipe, "run", resume=True)
     assert again.validation == first.validation
     assert Path("run/metrics.jsonl").read_text() == lines
     assert again.tokens_per_s is None
-    assert json.loads(Path("run/result.json").read_text()) == json.loads(json.dumps(again.to_json()))
+    assert Path("run/result.json").read_text() == result
 
 
 def test_a_result_is_there_only_while_the_training_is_finished(tiny_recipe):
@@ -278,7 +281,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(tiny_recipe, monkeyp
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(train_file, failing, full)
+    monkeypatch.setattr(checkpoints, failing, full)
     with pytest.raises(MachineError, match=r"step-4: can.t read or write here: the disk is full"):
         train_tiny(tiny_recipe, "deep/run")
     assert not Path("deep").exists()
@@ -286,7 +289,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(tiny_recipe, monkeyp
 
 def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(tiny_recipe, monkeypatch):
     saved = []
-    save_model = train_file.save_model
+    save_model = checkpoints.save_model
 
     def full_after_one(model, folder):
         save_model(model, folder)
@@ -294,7 +297,7 @@ def test_a_full_disk_at_a_later_checkpoint_keeps_the_earlier(tiny_recipe, monkey
         if len(saved) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(train_file, "save_model", full_after_one)
+    monkeypatch.setattr(checkpoints, "save_model", full_after_one)
     with pytest.raises(MachineError):
         train_tiny(tiny_recipe, "run")
     assert sorted(path.name for path in Path("run/checkpoints").iterdir()) == ["latest", "step-4"]
@@ -308,7 +311,7 @@ def test_a_failure_that_is_a_bug_is_not_hidden_but_leaves_nothing(tiny_recipe, m
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(train_file, "run_loop", broken)
+    monkeypatch.setattr(train_file, "train_with_rewinds", broken)
     with pytest.raises(ZeroDivisionError):
         train_tiny(tiny_recipe, "run")
     assert not Path("run").exists()

@@ -11,6 +11,7 @@ import torch
 from moecli.convert.upcycle import UpcycleOptions
 from moecli.errors import ConvertError, MachineError, MoecliError, RecipeError, RunError
 from moecli.model.checkpoint import load_model, read_tensors, write_tensors
+from moecli.model.manifest import add_to_manifest
 from moecli.recipe.load import load_recipe
 from moecli.workflows import upcycle as upcycle_file
 from moecli.workflows.eval import evaluate_run
@@ -18,6 +19,7 @@ from moecli.workflows.events import Event, Stage
 from moecli.workflows.first_checkpoint import check_is_free
 from moecli.workflows.train import train
 from moecli.workflows.upcycle import UpcycleRequest, Upcycling, upcycle_run
+from tests.workflows.first_runs import first_run
 
 DENSE = ("model.ffn.kind=mlp", "model.ffn.d_ff=16")
 SPARSE = ("model.ffn.kind=sparse", "model.ffn.d_expert=16", "model.ffn.num_experts=4")
@@ -165,6 +167,7 @@ def test_a_number_that_is_none_is_named_with_its_file(dense):
     weights = {name: tensor.clone() for name, tensor in read_tensors(path).items()}
     weights["blocks.1.attention_norm.weight"][0] = float("nan")
     write_tensors(weights, path)
+    add_to_manifest(path.parent, [path.name])
     with pytest.raises(ConvertError, match=r"model\.safetensors: blocks\.1\.attention_norm\.weight holds numbers that are none"):
         made(dense)
     assert not Path("moe").exists()
@@ -208,8 +211,9 @@ def test_a_disk_that_fills_leaves_nothing(dense, monkeypatch):
 
     monkeypatch.setattr("moecli.workflows.first_checkpoint.save_first_state", full)
     before = sorted(Path().rglob("*"))
-    with pytest.raises(MachineError, match="the disk is full"):
+    with pytest.raises(MachineError, match="the disk is full") as caught:
         made(dense, target=Path("new/parent/moe"))
+    assert caught.value.next_step == "free some space there, or name another folder"
     assert sorted(Path().rglob("*")) == before
 
 
@@ -223,11 +227,11 @@ def test_logits_that_are_not_what_they_must_be_stop_it(dense, monkeypatch):
     convert = upcycle_file.upcycle
 
     def exchanged(*arguments):
-        model = convert(*arguments)
+        upcycled = convert(*arguments)
         with torch.no_grad():
-            experts = model.blocks[1].ffn.experts
+            experts = upcycled.model.blocks[1].ffn.experts
             experts.in_proj.copy_(experts.in_proj.roll(16, dims=1))  # gate rows and up rows change places
-        return model
+        return upcycled
 
     monkeypatch.setattr(upcycle_file, "upcycle", exchanged)
     with pytest.raises(MoecliError, match=r"the logits differ by .* although copies keeps the function"):
@@ -242,3 +246,34 @@ def test_the_listener_hears_what_is_done(dense):
         "reading the dense model",
         "making experts and comparing the logits",
     ]
+
+
+def test_the_optimizer_is_carried_over_where_asked(dense):
+    result = made(dense, (*SPARSE, "training.steps=1"), carry_optimizer=True)
+    before, first = (read_tensors(run / "checkpoints" / "latest" / "training_state.safetensors") for run in (dense, Path("moe")))
+    assert result.carried == result.to_json()["optimizer_carried"] == sum(name.startswith("optimizer.step.") for name in first) > 10
+    for expert in range(4):
+        mean = first["optimizer.exp_avg.blocks.1.ffn.experts.out_proj"][expert]
+        assert torch.equal(mean, before["optimizer.exp_avg.blocks.1.ffn.out_proj.weight"]) and mean.any()
+    assert not any("router" in name for name in first)
+    train(load_recipe("moe/recipe.yaml").recipe, out=Path("moe"), resume=True, listener=ignore)
+    after = read_tensors(Path("moe/checkpoints/latest/training_state.safetensors"))
+    steps = {name: after[f"optimizer.step.{name}"].item() for name in ("embedding.weight", "blocks.0.ffn.experts.in_proj")}
+    assert set(steps.values()) == {13}  # 12 of the dense training
+    assert after["optimizer.step.blocks.0.ffn.router.weight"].item() == 1
+    # The first step moves the mean by 1 - beta1 of the way to the gradient, so most of it is what was carried over.
+    old, new = first["optimizer.exp_avg.embedding.weight"].flatten(), after["optimizer.exp_avg.embedding.weight"].flatten()
+    assert torch.nn.functional.cosine_similarity(old, new, dim=0) > 0.5
+
+
+def test_without_asking_nothing_is_carried_over(dense):
+    assert made(dense).carried == 0
+    assert read_tensors(Path("moe/checkpoints/latest/training_state.safetensors")).keys() == {"random.cpu"}
+
+
+def test_a_source_without_a_state_has_none_to_carry_over(tiny_recipe):
+    first_run(tiny_recipe, DENSE)
+    for is_dry in (True, False):
+        with pytest.raises(ConvertError, match="no optimizer state in it") as caught:
+            made(Path("run"), carry_optimizer=True, dry_run=is_dry)
+    assert caught.value.next_step == "leave --carry-optimizer out" and not Path("moe").exists()

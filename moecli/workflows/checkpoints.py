@@ -1,0 +1,137 @@
+"""The checkpoints of a run: how one comes about whole, which of them stay, and which one a training goes on from.
+
+Knows the folder `checkpoints` and its links. Must not know the metrics that decide which one is best.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from moecli.errors import MachineError, NotFinite
+from moecli.model.checkpoint import save_model
+from moecli.model.manifest import check_manifest
+from moecli.training.state import save_state
+from moecli.training.trainer import Trainer
+from moecli.workflows.run_dir import RunDir, atomic_folder, checkpoint_steps, point_at, writing
+
+# For the small files of a checkpoint, and for what a file system adds to each.
+SPARE_BYTES = 1 << 20
+
+
+@contextmanager
+def new_checkpoint(run: RunDir, step: int) -> Iterator[Path]:
+    """A folder to write into, which becomes a checkpoint when its files are on the disk and are what its manifest says; then `latest`
+    points at it.
+
+    Raises:
+        MachineError: the disk refuses.
+        RunError: what the disk gives back is not what was written.
+    """
+    target = run.checkpoint(step)
+    with atomic_folder(target, check=check_manifest) as folder:
+        yield folder
+    point_at(run.latest, target)
+
+
+def save_checkpoint(run: RunDir, trainer: Trainer, step: int) -> Path:
+    """Saves a training after `step` steps. A checkpoint that is there already stays: it is of this very state.
+
+    Raises:
+        MachineError: there is too little room on the disk, or it refuses. The checkpoints before are as they were.
+        NotFinite: a weight is no number.
+    """
+    target = run.checkpoint(step)
+    if target.exists():
+        point_at(run.latest, target)
+        return target
+    _check_weights(trainer, step)
+    check_room(run, trainer)
+    with new_checkpoint(run, step) as folder:
+        save_model(trainer.model, folder)
+        save_state(trainer, step, folder)
+    return target
+
+
+def check_room(run: RunDir, trainer: Trainer) -> None:
+    """Raises MachineError where the disk has too little room for a checkpoint: weights, and two moments of each that is trained."""
+    weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+    moments = sum(2 * parameter.nbytes for parameter in trainer.model.parameters() if parameter.requires_grad)
+    needed = weights + moments + SPARE_BYTES
+    with writing(run.checkpoints):
+        free = shutil.disk_usage(run.checkpoints).free
+    if free < needed:
+        what = f"a checkpoint takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
+        next_step = "free some space and go on with --resume; training.keep_last limits how many checkpoints stay"
+        raise MachineError(what, where=str(run.checkpoints), next_step=next_step)
+
+
+def last_checkpoint(run: RunDir) -> Path | None:
+    """The checkpoint to go on from: `latest`, or the newest one where a kill, a copy or a hand has left the link without its folder.
+    None where there is none."""
+    if run.latest.exists():
+        return run.latest.resolve()
+    steps = checkpoint_steps(run)
+    return steps[max(steps)].resolve() if steps else None
+
+
+def point_best(run: RunDir, val_losses: Mapping[int, float]) -> None:
+    """Makes `best` a link to the checkpoint with the lowest validation loss; without one that was validated there is no link."""
+    steps = checkpoint_steps(run)
+    best = min((step for step in steps if step in val_losses), key=lambda step: (val_losses[step], step), default=None)
+    with writing(run.best):
+        if best is None:
+            run.best.unlink(missing_ok=True)
+        else:
+            point_at(run.best, steps[best])
+
+
+def prune(run: RunDir, keep_last: int | None) -> None:
+    """Removes all checkpoints but the last so many, and those that `latest` and `best` point at. None: all stay."""
+    if keep_last is None:
+        return
+    steps = checkpoint_steps(run)
+    pointed_at = {link.resolve().name for link in (run.latest, run.best) if link.exists()}
+    for step in sorted(steps)[:-keep_last]:
+        if steps[step].name not in pointed_at:
+            _remove(steps[step])
+
+
+def begin_after(run: RunDir, step: int, *, is_done: bool) -> None:
+    """Readies a run to go on after `step` steps: what a kill has left half written goes, and the checkpoints of later steps.
+
+    Args:
+        is_done: nothing is left to train; otherwise the result goes too, which the training will make anew.
+    """
+    with writing(run.path):
+        if not is_done:
+            run.result.unlink(missing_ok=True)
+        for pattern in (".*.json-*", ".*.jsonl-*", ".*.yaml-*"):  # data/disk.py names them so
+            for path in run.path.glob(pattern):
+                path.unlink()
+        for path in (*run.path.glob(".*.partial"), *run.checkpoints.glob(".*.partial"), *run.checkpoints.glob(".*.old")):
+            path.unlink() if path.is_symlink() else shutil.rmtree(path)
+        for later, path in checkpoint_steps(run).items():
+            if later > step:
+                _remove(path)
+        if run.best.is_symlink() and not run.best.exists():
+            run.best.unlink()
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: a kill half-way leaves nothing that looks like a checkpoint."""
+    old = checkpoint.with_name(f".{checkpoint.name}.old")
+    with writing(checkpoint):
+        shutil.rmtree(old, ignore_errors=True)
+        checkpoint.rename(old)
+        shutil.rmtree(old)
+
+
+def _check_weights(trainer: Trainer, step: int) -> None:
+    for name, tensor in trainer.model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NotFinite(f"{name} is not finite after step {step}", next_step="lower training.learning_rate")
