@@ -32,7 +32,7 @@ THIRD_PARTIES = {
     "yaml": ("recipe",),
     "transformers": ("convert", "analysis"),
     "safetensors": ("model", "convert"),
-    "scipy": ("analysis",),
+    "scipy": ("analysis", "convert"),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc"}
 

@@ -10,6 +10,14 @@ from moecli.moe.feed_forward import FeedForwardConfig
 from moecli.training.config import TrainingConfig
 
 FFN = "model.ffn"
+# Of a recipe's `training`: what only a router can use, set so that nothing is asked of one.
+WITHOUT_ROUTER: dict[str, object] = {
+    "bias_update": None,
+    "load_loss": 0.0,
+    "importance_loss": 0.0,
+    "balance_scope": "micro-batch",  # a pass over the whole step to judge its balance would cost time and give nothing
+    "freeze": [],
+}
 
 
 def leak_problems(ffn: FeedForwardConfig, *, allow_future_leak: bool) -> list[FieldProblem]:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moecli.analysis.coactivation import coactivation
 from moecli.analysis.consistency import consistency
 from moecli.analysis.load_report import LoadCollector, LoadReport
@@ -26,6 +24,7 @@ from moecli.evaluation.ablation import ablate
 from moecli.evaluation.evaluate import Evaluation, evaluate
 from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
+from moecli.workflows.batches import spread_batches
 from moecli.workflows.events import Listener, Progress, Stage
 from moecli.workflows.over_training import earlier_checkpoints, load_earlier, step_of, training_curves
 from moecli.workflows.plain_json import finite
@@ -201,7 +200,7 @@ def _ablation(subject: RoutingSubject, load: LoadReport, options: StatsOptions, 
     listener(Stage("switching each expert off in turn"))
     found = ablate(
         subject.model,
-        _spread_batches(subject, options.ablate_tokens),
+        spread_batches(subject.make_batches, options.ablate_tokens),
         subject.precision,
         subject.tokenizer.end_of_text_id,
         lambda done, total: listener(Progress(done, total, "experts")),
@@ -209,12 +208,3 @@ def _ablation(subject: RoutingSubject, load: LoadReport, options: StatsOptions, 
     loads = {layer.layer: layer.load for layer in load.layers}
     layers = [{"layer": layer.layer, "load": loads[layer.layer]} | asdict(layer) for layer in found.layers]
     return {"tokens": found.tokens, "loss": found.loss, "layers": layers}
-
-
-def _spread_batches(subject: RoutingSubject, num_tokens: int) -> list[Batch]:
-    """Whole batches of about so many tokens, from the first of the text to the last that is full."""
-    sizes = [batch.ids_BS.numel() for batch in subject.make_batches()]
-    num_full = sizes.count(sizes[0])
-    wanted = min(num_full, max(1, num_tokens // sizes[0]))
-    chosen = set(np.linspace(0, num_full - 1, wanted).round().astype(int).tolist())
-    return [batch for number, batch in enumerate(subject.make_batches()) if number in chosen]
