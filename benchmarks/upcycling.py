@@ -3,10 +3,11 @@
     python -m benchmarks.upcycling                                       # seeds 1 2 3: about half an hour on 2 CPU cores
     python -m benchmarks.upcycling --seeds 1 --steps 50 --further 50 --arms granular
 
-All arms begin at the same dense checkpoint, see the same further tokens in the same order, and have a fresh optimizer and schedule.
+All arms begin at the same dense checkpoint, see the same further tokens in the same order, and have a fresh schedule; the optimizer is
+fresh too, but for the arms that end with `carried`.
 `granular` costs as many FLOPs per token as the dense model, but for the router; `copies`, `drop` and `shared` use two networks of its
 width for each token. The dense model that is fairer to these is `wider`: of twice the width, trained from the start for as many tokens.
-Knows the command line (runs.py), and how a run begins with weights that are there. Prints a Markdown table.
+Knows the command line (runs.py). Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ RECIPE = RECIPES / "quickstart.yaml"
 WIDTH = 256
 EXPERTS = ("model.ffn.kind=sparse", "model.ffn.num_experts=8", "model.ffn.router.top_k=2")
 WHOLE = (*EXPERTS, f"model.ffn.d_expert={WIDTH}")
+SHARDS = (*EXPERTS, f"model.ffn.d_expert={WIDTH // 2}")
 
 # The arm's name, the options of `moecli convert`, and what is laid over the recipe.
 ARMS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
-    ("granular", ("--upcycle", "granular"), (*EXPERTS, f"model.ffn.d_expert={WIDTH // 2}")),
+    ("continued-carried", ("--to", "moecli", "--carry-optimizer"), ()),
+    ("granular", ("--upcycle", "granular"), SHARDS),
+    ("granular-carried", ("--upcycle", "granular", "--carry-optimizer"), SHARDS),
     ("copies", ("--upcycle", "copies"), WHOLE),
+    ("copies-carried", ("--upcycle", "copies", "--carry-optimizer"), WHOLE),
     ("drop", ("--upcycle", "drop", "--drop-ratio", "0.5"), WHOLE),
     ("shared", ("--upcycle", "copies"), (*WHOLE, "model.ffn.router.top_k=1", "model.ffn.num_shared_experts=1")),
 ]
@@ -49,19 +54,9 @@ def dense(folder: Path, seed: int, width: int, steps: int, batch_size: int) -> d
     return train(RECIPE, (*shape, *training), folder).result
 
 
-def continued(source: Path, target: Path, overrides: tuple[str, ...]) -> None:
-    """A run that begins with the dense weights as they are."""
-    import json
-
-    from moecli.model.checkpoint import load_model
-    from moecli.recipe.load import load_recipe
-    from moecli.workflows.first_checkpoint import FirstCheckpoint, write_first_checkpoint
-
-    recipe = load_recipe(source / "recipe.yaml", overrides).recipe
-    model = load_model(source / "checkpoints" / "latest")
-    fingerprint = json.loads((source / "environment.json").read_text())["data_fingerprint"]
-    first = FirstCheckpoint(recipe, model, (source / "tokenizer.json").read_text(), fingerprint, {"source": str(source)})
-    write_first_checkpoint(target, first)
+def converted(source: Path, target: Path, options: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    settings = [text for override in overrides for text in ("--set", override)]
+    moecli_json("convert", str(source), str(target), *options, *settings)
 
 
 def trained_on(run: Path, start: float) -> dict[str, Any]:
@@ -77,12 +72,12 @@ def arms_of_seed(folder: Path, seed: int, length: Length, names: list[str]) -> d
     source = folder / f"dense-{seed}"
     start = dense(source, seed, WIDTH, length.steps, length.batch_size)["val_loss"]
     further = (f"training.steps={length.further}", f"seed={seed + 1000}")
-    continued(source, folder / f"continued-{seed}", further)
+    converted(source, folder / f"continued-{seed}", ("--to", "moecli"), further)
     figures = {"continued dense": trained_on(folder / f"continued-{seed}", start)}
     for name, options, overrides in (arm for arm in ARMS if arm[0] in names):
         target = folder / f"{name}-{seed}"
-        settings = [text for override in (*overrides, *further) for text in ("--set", override)]
-        moecli_json("convert", str(source), str(target), *options, "--seed", str(seed), *settings)
+        draws = ("--seed", str(seed)) if "--upcycle" in options else ()
+        converted(source, target, (*options, *draws), (*overrides, *further))
         figures[name] = trained_on(target, start)
     if WIDER in names:
         figures[WIDER] = dense(folder / f"wider-{seed}", seed, 2 * WIDTH, length.steps + length.further, length.batch_size) | {"jump": None}

@@ -94,10 +94,14 @@ class HuggingFaceModel:
 
 
 def is_huggingface_folder(path: Path) -> bool:
-    """Whether this is a folder whose config.json names a model type, as transformers writes it (moecli's own doesn't)."""
+    """Whether this is a folder whose config.json names a model type, as transformers writes it (moecli's own doesn't).
+
+    Raises:
+        RunError: config.json is damaged, so that nobody can tell.
+    """
     try:
-        content = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = _read_json(path / CONFIG_FILE)
+    except OSError:
         return False
     return isinstance(content, dict) and "model_type" in content
 
@@ -138,14 +142,26 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise RunError("there is no such folder", where=str(folder), next_step=OTHER_FOLDER)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read_json(path)
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step=OTHER_FOLDER) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise RunError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise RunError("it names no model_type, so it is not of a Hugging Face model", where=str(path), next_step=OTHER_FOLDER)
     return content
+
+
+def _read_json(path: Path) -> Any:
+    """Raises OSError where there is no such file, and RunError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RunError("damaged: not UTF-8 text", where=str(path), next_step=COPY_AGAIN) from error
+    except RecursionError as error:
+        raise RunError("damaged: nested too deep to be read", where=str(path), next_step=COPY_AGAIN) from error
+    except ValueError as error:
+        raise RunError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -30,6 +30,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConvertError("there is no such file", where=str(path), next_step=OTHER_FOLDER) from error
+    except UnicodeDecodeError as error:
+        raise ConvertError("damaged: not UTF-8 text", where=str(path), next_step=COPY_AGAIN) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ConvertError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
@@ -59,7 +61,8 @@ class ConfigReader:
         found = [(name, self._content[name]) for name in (key, *older) if name in self._content]
         if any(value != found[0][1] for _, value in found):
             what = " but ".join(f"{name} is {repr(value)[:100]}" for name, value in found)
-            raise ConvertError(what, where=self._where, allowed="the same, or one of them", next_step=COPY_AGAIN)
+            allowed = "one value: these are the newer and the older name of the same setting"
+            raise ConvertError(what, where=self._where, allowed=allowed, next_step=COPY_AGAIN)
         if found:
             return found[0][1]
         if key not in self._defaults:

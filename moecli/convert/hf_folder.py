@@ -20,13 +20,20 @@ from moecli.convert.rules import Made, Read, Rule, Shape, check_shapes, expected
 from moecli.convert.tensor_files import TensorFiles, open_tensors
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import ConvertError
+from moecli.model.accounting import model_cost
 from moecli.model.config import GPTConfig
+from moecli.model.device import check_memory
 from moecli.model.gpt import GPT
 from moecli.moe.layers import SparseMoEConfig
 
 TOKENIZER_FILE = "tokenizer.json"
 # What of a folder is text and belongs to every class alike.
-TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja",
+)  # fmt: skip
+# The same for readers of SentencePiece, and no text.
+SENTENCEPIECE_FILE = "tokenizer.model"
 GENERATION_FILE = "generation_config.json"
 SPECIAL_IDS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
@@ -64,9 +71,12 @@ def load_gpt(folder: Path) -> tuple[GPT, HuggingFaceShape]:
 
     Raises:
         ConvertError: see `read_shape`; or a tensor holds values that are no numbers.
+        MachineError: there is too little memory.
     """
     with open_tensors(folder) as tensors:
         shape = _read_shape(folder, tensors)
+        num_bytes = model_cost(shape.config, shape.vocab_size, shape.max_seq_len).params_total * torch.float32.itemsize
+        check_memory(num_bytes, torch.device("cpu"), "reading the checkpoint", "use a machine with more memory")
         our_shapes = gpt_shapes(shape.config, shape.vocab_size)
         weights = to_ours(pieces_of(_rules(shape.format, shape.config, tensors), our_shapes), our_shapes, tensors.read)
     with torch.device("meta"):

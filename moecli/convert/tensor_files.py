@@ -24,8 +24,9 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth")
 COPY_AGAIN = "copy or download the checkpoint again"
-# What a header calls them. Narrower ones are quantised, and their scales lie in tensors of their own.
+# What a header calls them. Narrower ones are quantised, and their scales lie in tensors of their own; several can share an I32.
 READABLE = {"F32", "F16", "BF16", "F64"}
+PACKED = ("I8", "U8", "I32")
 
 
 class TensorFiles:
@@ -56,7 +57,8 @@ class TensorFiles:
             return self._last[1]
         dtype = self._handles[name].get_slice(name).get_dtype()
         if dtype not in READABLE:
-            what = f"tensor {name} is of type {dtype}: quantised weights can't be converted"
+            is_quantised = dtype.startswith("F") or dtype in PACKED
+            what = f"tensor {name} is of type {dtype}: {'quantised weights' if is_quantised else 'whole numbers'} can't be converted"
             raise ConvertError(what, where=str(self._files[name]), allowed="float32, bfloat16, float16")
         tensor: Tensor = self._handles[name].get_tensor(name)
         if dtype == "F64":

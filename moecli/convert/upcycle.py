@@ -38,6 +38,7 @@ from torch import Generator, Tensor, nn
 from moecli.model.config import GPTConfig
 from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
+from moecli.moe.experts import Experts
 from moecli.moe.layers import MLP, DenseMoE, DenseMoEConfig, MLPConfig, SoftMoE, SoftMoEConfig, SparseMoE, SparseMoEConfig
 
 UpcycleMethod = Literal["copies", "drop", "granular"]
@@ -65,8 +66,18 @@ class UpcycleOptions:
     """Of the router's first weights, of the units that begin anew, and of the noise."""
 
 
-def upcycle(dense: GPT, config: GPTConfig, options: UpcycleOptions) -> GPT:
-    """An MoE of this config on the CPU, in evaluation mode; `dense` stays as it is. The two must fit (upcycle_check.py)."""
+@dataclass(frozen=True, slots=True)
+class Upcycled:
+    """An MoE that was made from a dense model."""
+
+    model: GPT
+    """On the CPU, in evaluation mode."""
+    new_units: dict[int, Tensor]
+    """For each MoE layer, which hidden units of each expert begin anew, bool [E, H]."""
+
+
+def upcycle(dense: GPT, config: GPTConfig, options: UpcycleOptions) -> Upcycled:
+    """An MoE of this config; `dense` stays as it is. The two must fit (upcycle_check.py)."""
     model = build_gpt(config, dense.vocab_size, options.seed)
     layers = moe_layers(config)
     new = tuple(f"blocks.{layer}.ffn." for layer in layers)
@@ -74,16 +85,17 @@ def upcycle(dense: GPT, config: GPTConfig, options: UpcycleOptions) -> GPT:
     missing, unexpected = model.load_state_dict(copied, strict=False)
     assert not unexpected and all(name.startswith(new) for name in missing)
     generator = torch.Generator().manual_seed(options.seed + SEED_OFFSET)
+    new_units = {}
     with torch.no_grad():
         for layer in layers:
             mlp, moe = dense.feed_forwards()[layer], model.feed_forwards()[layer]
             assert isinstance(mlp, MLP) and isinstance(moe, MoE)
             _begin_router(moe, num_shards(dense.config, config), options, generator)
-            _fill_experts(moe, mlp, options, generator)
+            new_units[layer] = _fill_experts(moe, mlp, options, generator)
             moe.experts.out_proj.mul_(output_factor(dense.config, config, options))
             if isinstance(moe, SparseMoE) and moe.shared is not None:
                 _fill_shared(moe, moe.shared, mlp)
-    return model.eval()
+    return Upcycled(model.eval(), new_units)
 
 
 def moe_layers(config: GPTConfig) -> list[int]:
@@ -127,18 +139,28 @@ def scoring_weights(moe: nn.Module) -> list[Tensor]:
     return list(moe.router.parameters()) if isinstance(moe, SparseMoE) else []
 
 
-def _fill_experts(moe: MoE, mlp: MLP, options: UpcycleOptions, generator: Generator) -> None:
+def _fill_experts(moe: MoE, mlp: MLP, options: UpcycleOptions, generator: Generator) -> Tensor:
+    """Returns which hidden units of each expert begin anew, bool [E, H]."""
     in_EFD, out_EDH, is_gated = moe.experts.in_proj, moe.experts.out_proj, mlp.activation.is_gated
-    shards = mlp.out_proj.in_features // out_EDH.shape[2]
-    in_GFD, out_GDH = cut(mlp.in_proj.weight, mlp.out_proj.weight, shards, is_gated=is_gated)
-    in_EFD.copy_(in_GFD.repeat(moe.experts.num_experts // shards, 1, 1))
-    out_EDH.copy_(out_GDH.repeat(moe.experts.num_experts // shards, 1, 1))
-    for in_FD, out_DH in zip(in_EFD, out_EDH, strict=True):
+    copies = expert_copies(mlp.in_proj.weight, mlp.out_proj.weight, moe.experts, is_gated=is_gated)
+    for weight, copy in zip((in_EFD, out_EDH), copies, strict=True):
+        weight.copy_(copy)
+    is_new_EH = torch.zeros(out_EDH.shape[0], out_EDH.shape[2], dtype=torch.bool)
+    for in_FD, out_DH, is_new_H in zip(in_EFD, out_EDH, is_new_EH, strict=True):
         if options.method == "drop":
-            begin_anew(in_FD, out_DH, options.drop_ratio, generator, is_gated=is_gated)
+            is_new_H[begin_anew(in_FD, out_DH, options.drop_ratio, generator, is_gated=is_gated)] = True
         for weight in (in_FD, out_DH):
             if options.noise_std:
                 weight += torch.empty_like(weight).normal_(generator=generator) * weight.std() * options.noise_std
+    return is_new_EH
+
+
+def expert_copies(in_FD: Tensor, out_DH: Tensor, experts: Experts, *, is_gated: bool) -> tuple[Tensor, Tensor]:
+    """What belongs to a network's weights, for each of the experts that it becomes: [E, F / G, D] and [E, D, H / G]."""
+    shards = out_DH.shape[1] // experts.out_proj.shape[2]
+    in_GFD, out_GDH = cut(in_FD, out_DH, shards, is_gated=is_gated)
+    copies = experts.num_experts // shards
+    return in_GFD.repeat(copies, 1, 1), out_GDH.repeat(copies, 1, 1)
 
 
 def _fill_shared(moe: SparseMoE, shared: MLP, mlp: MLP) -> None:

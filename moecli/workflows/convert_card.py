@@ -10,9 +10,8 @@ import math
 from pathlib import Path
 
 from moecli.convert.verify import Verification
-from moecli.data.corpora import FilesCorpus
 from moecli.recipe.schema import Recipe
-from moecli.workflows.convert_request import UNKNOWN_CORPUS
+from moecli.workflows.imported_recipe import is_without_text
 from moecli.workflows.run_dir import RunDir
 
 RESULTS = {"val_loss": "loss, nats per token", "perplexity": "perplexity", "bits_per_byte": "bits per byte"}
@@ -34,11 +33,7 @@ def measured(run: RunDir | None, checkpoint: Path) -> dict[str, float]:
 
 def data_of(recipe: Recipe | None) -> str | None:
     """The corpus in a few words; None where it is not known."""
-    if recipe is None:
-        return None
-    corpus = recipe.data.corpus
-    is_unknown = isinstance(corpus, FilesCorpus) and UNKNOWN_CORPUS in corpus.paths
-    return None if is_unknown else corpus.describe()
+    return None if recipe is None or is_without_text(recipe) else recipe.data.corpus.describe()
 
 
 def proof_sentences(proof: Verification) -> str:

@@ -9,63 +9,38 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from moecli.analysis.hf_model import is_huggingface_folder
 from moecli.convert.features import left_behind
 from moecli.convert.formats import FORMATS, Format, ModelFacts, pick_format
 from moecli.convert.hf_folder import (
     GENERATION_FILE,
-    TOKENIZER_FILE,
+    SENTENCEPIECE_FILE,
     TOKENIZER_FILES,
-    check_own_tensors,
     config_files,
-    load_gpt,
     own_files,
     tensors_of,
     tokenizer_files,
 )
 from moecli.convert.model_card import CardFacts, model_card
-from moecli.convert.rules import Made, Read, pieces_of
-from moecli.convert.tensor_files import Shard, dtype_of, num_bytes, open_tensors, plan_shards, write_shards
+from moecli.convert.rules import Made, pieces_of
+from moecli.convert.tensor_files import Shard, dtype_of, num_bytes, plan_shards, write_shards
 from moecli.convert.verify import Verification
-from moecli.data.tokenizer import Tokenizer
 from moecli.model.accounting import ModelCost, model_cost
-from moecli.model.checkpoint import CONFIG_FILE, load_model, read_config
-from moecli.model.config import GPTConfig
+from moecli.model.checkpoint import load_model
 from moecli.model.generate import evaluating
 from moecli.model.gpt import GPT
-from moecli.recipe.load import dump_recipe, load_recipe
-from moecli.recipe.schema import Recipe
+from moecli.recipe.load import dump_recipe
 from moecli.workflows.convert_card import data_of, measured, proof_sentences
 from moecli.workflows.convert_proof import proof_ids, prove
 from moecli.workflows.convert_request import SHARD_BYTES, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
 from moecli.workflows.events import Listener, Progress, Stage
-from moecli.workflows.run_dir import RunDir, atomic_folder, find_checkpoint
+from moecli.workflows.export_source import ExportSource, opened_source
+from moecli.workflows.run_dir import atomic_folder
 
 CARD_FILE = "README.md"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A model that is open for reading."""
-
-    checkpoint: Path
-    config: GPTConfig
-    vocab_size: int
-    max_seq_len: int
-    read: Read
-    tokenizer: Tokenizer | None
-    special_ids: dict[str, Any]
-    """Of a Hugging Face folder: the ids that its config.json names for the begin and the end of a text and for padding."""
-    recipe: Recipe | None
-    """None of a Hugging Face folder."""
-    run: RunDir | None
-    model: GPT | None
-    """None where it isn't in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +48,7 @@ class _Job:
     """A source, and what is to be made of it."""
 
     request: ConvertRequest
-    source: _Source
+    source: ExportSource
     format: Format
     shards: list[Shard]
     cost: ModelCost
@@ -91,6 +66,12 @@ class _Job:
     def tensors(self) -> list[tuple[Made, Shard]]:
         return [(made, shard) for shard in self.shards for made in shard.tensors]
 
+    def left_behind(self) -> list[str]:
+        """What of the source the folder has no place for."""
+        is_sentencepiece_lost = self.source.run is None and (self.source.checkpoint / SENTENCEPIECE_FILE).is_file()
+        note = f"{SENTENCEPIECE_FILE} is left behind: copy it if a reader of this folder needs it"
+        return left_behind(self.source.config) + ([note] if is_sentencepiece_lost else [])
+
     def text_files(self) -> dict[str, str]:
         """All but the weights and the card, by name."""
         source = self.source
@@ -104,7 +85,7 @@ class _Job:
 def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion:
     """Writes the folder, verifies it, and only then gives it its name."""
     wants_proof = request.wants_proof()
-    with _opened(request) as job, ExitStack() as stack:
+    with _opened(request, with_weights=True) as job, ExitStack() as stack:
         if wants_proof:
             _prove_source(job.source, listener)
         folder = stack.enter_context(atomic_folder(request.target))
@@ -128,14 +109,14 @@ def export_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion
         params_total=job.cost.params_total,
         params_active=job.cost.params_active,
         files=[request.target / name for name in names],
-        notes=[*left_behind(job.source.config), *request.proof_notes(proof)],
+        notes=[*job.left_behind(), *request.proof_notes(proof)],
     )
 
 
 def plan_export(request: ConvertRequest) -> ConversionPlan:
     """What `export_checkpoint` would write."""
     dtype = request.torch_dtype
-    with _opened(request) as job:
+    with _opened(request, with_weights=False) as job:
         tensors = [
             PlannedTensor(made.name, made.shape, str(dtype_of(made, dtype)).removeprefix("torch."), shard.file, num_bytes(made, dtype))
             for made, shard in job.tensors
@@ -151,15 +132,15 @@ def plan_export(request: ConvertRequest) -> ConversionPlan:
             params_total=job.cost.params_total,
             params_active=job.cost.params_active,
             problems={name: problems for name, fmt in FORMATS.items() if (problems := fmt.problems(job.source.config))},
-            notes=left_behind(job.source.config),
+            notes=job.left_behind(),
         )
 
 
 @contextmanager
-def _opened(request: ConvertRequest) -> Iterator[_Job]:
-    """The source, and the tensors that would be written; none is read yet."""
-    opened = _huggingface(request.source) if is_huggingface_folder(request.source) else _run(request.source)
-    with opened as source:
+def _opened(request: ConvertRequest, *, with_weights: bool) -> Iterator[_Job]:
+    """The source, and the tensors that would be written. Without weights, what their headers say is enough."""
+    request.check_makes_no_run()
+    with opened_source(request.source, with_weights=with_weights) as source:
         fmt = pick_format(request.to, source.config, str(request.source))
         tensors = tensors_of(fmt, source.config, source.vocab_size, source.read)
         shards = plan_shards(tensors, request.torch_dtype, request.max_shard_bytes or SHARD_BYTES)
@@ -167,30 +148,11 @@ def _opened(request: ConvertRequest) -> Iterator[_Job]:
         yield _Job(request, source, fmt, shards, cost)
 
 
-@contextmanager
-def _run(path: Path) -> Iterator[_Source]:
-    run, checkpoint = find_checkpoint(path, or_else="a Hugging Face folder")
-    recipe = load_recipe(run.recipe).recipe
-    config, vocab_size = read_config(checkpoint / CONFIG_FILE)
-    tokenizer = Tokenizer.load(run.tokenizer)
-    with open_tensors(checkpoint) as tensors:
-        check_own_tensors(tensors, config, vocab_size)
-        yield _Source(checkpoint, config, vocab_size, recipe.data.seq_len, tensors.read, tokenizer, {}, recipe, run, model=None)
-
-
-@contextmanager
-def _huggingface(folder: Path) -> Iterator[_Source]:
-    model, shape = load_gpt(folder)
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE) if (folder / TOKENIZER_FILE).is_file() else None
-    read = model.state_dict().__getitem__
-    yield _Source(folder, shape.config, shape.vocab_size, shape.max_seq_len, read, tokenizer, shape.content, None, None, model)
-
-
-def _ids(source: _Source) -> list[Tensor]:
+def _ids(source: ExportSource) -> list[Tensor]:
     return proof_ids(source.vocab_size, source.max_seq_len, source.tokenizer)
 
 
-def _prove_source(source: _Source, listener: Listener) -> None:
+def _prove_source(source: ExportSource, listener: Listener) -> None:
     """Where the source is another's, that it was read as what transformers computes; else the target could be wrong in the same way."""
     if source.run is None:
         assert source.model is not None

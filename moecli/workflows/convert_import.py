@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to a run folder, which `eval`, `route-stats` and `generate` take.
+"""From a Hugging Face folder to a run folder, which `eval`, `route-stats` and `generate` take, and `train` where a text was given.
 
 Knows what a run folder needs. Must not know how a class names its tensors and keys.
 """
@@ -6,7 +6,7 @@ Knows what a run folder needs. Must not know how a class names its tensors and k
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 
 from moecli.convert.hf_folder import (
     GENERATION_FILE,
+    SENTENCEPIECE_FILE,
     SPECIAL_IDS,
     TOKENIZER_FILE,
     HuggingFaceShape,
@@ -21,26 +22,42 @@ from moecli.convert.hf_folder import (
     load_gpt,
     read_shape,
 )
-from moecli.data.config import DataConfig
-from moecli.data.corpora import FilesCorpus
+from moecli.convert.start import Changes, change_lines, changed_fields, with_weights_of
+from moecli.convert.upcycle_proof import logit_difference
 from moecli.data.tokenizer import Tokenizer
-from moecli.data.tokenizer_config import TokenizerFileConfig
 from moecli.errors import ConvertError
-from moecli.model.accounting import ModelCost, model_cost
-from moecli.model.checkpoint import CONFIG_FILE, WEIGHTS_FILE, save_model
-from moecli.recipe.load import dump_recipe
+from moecli.model.accounting import FLOAT32_BYTES, ModelCost, model_cost
+from moecli.model.checkpoint import WEIGHTS_FILE
+from moecli.model.gpt import GPT
 from moecli.recipe.schema import Recipe
 from moecli.workflows.convert_proof import proof_ids, prove
-from moecli.workflows.convert_request import MOECLI, UNKNOWN_CORPUS, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
-from moecli.workflows.environment import describe_environment
+from moecli.workflows.convert_request import MOECLI, Conversion, ConversionPlan, ConvertRequest, PlannedTensor
 from moecli.workflows.events import Listener, Stage
-from moecli.workflows.run_dir import RunDir, atomic_folder, created, point_latest, write_atomically
+from moecli.workflows.first_checkpoint import FirstCheckpoint, first_files, write_first_checkpoint
+from moecli.workflows.imported_recipe import MAX_SEQ_LEN, fingerprint_of_text, imported_recipe
+from moecli.workflows.run_dir import RunDir
 
-# A model may take far longer texts than an evaluation should cut a text into.
-MAX_SEQ_LEN = 2048
 # What a conversion back to Hugging Face writes anew, or what means nothing to a model.
 REMADE_KEYS = {*SPECIAL_IDS, "transformers_version", "_from_model_config", "use_cache"}
 CHAT_TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A checkpoint of which the headers were read, and the run that it will be."""
+
+    shape: HuggingFaceShape
+    tokenizer: Tokenizer
+    recipe: Recipe
+    changed: Changes
+    """Of the model, from the checkpoint to the recipe."""
+    fingerprint: str | None
+    """Of the text to train on; None without one."""
+    notes: list[str]
+
+    @property
+    def cost(self) -> ModelCost:
+        return model_cost(self.shape.config, self.shape.vocab_size, self.shape.max_seq_len)
 
 
 def import_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion:
@@ -48,61 +65,75 @@ def import_checkpoint(request: ConvertRequest, listener: Listener) -> Conversion
     _check_options(request)
     wants_proof = request.wants_proof()
     listener(Stage("reading the checkpoint"))
-    tokenizer = _tokenizer(request.source)
-    model, shape = load_gpt(request.source)
-    _fill_up(tokenizer, shape.vocab_size, request.source)
-    recipe = _recipe(request.target, shape)
+    opened = _open(request)
+    model, _ = load_gpt(request.source)
     proof = None
     if wants_proof:
         listener(Stage("comparing with transformers"))
-        proof = prove(request.source, model, proof_ids(shape.vocab_size, shape.max_seq_len, tokenizer))
+        proof = prove(request.source, model, proof_ids(opened.shape.vocab_size, opened.shape.max_seq_len, opened.tokenizer))
     listener(Stage("writing the run"))
-    with created(request.target) as run:
-        write_atomically(run.recipe, dump_recipe(recipe))
-        write_atomically(run.tokenizer, tokenizer.json)
-        write_atomically(run.environment, json.dumps(_environment(request, shape), indent=2) + "\n")
-        with atomic_folder(run.checkpoint(0)) as folder:
-            save_model(model, folder)
-        point_latest(run, run.checkpoint(0))
-    cost = _cost(shape)
-    return Conversion(
+    conversion = Conversion(
         source=request.source,
         target=request.target,
         format=MOECLI,
         verification=proof,
-        params_total=cost.params_total,
-        params_active=cost.params_active,
-        files=[request.target / name for name in _files(run)],
-        notes=[*_not_kept(request.source, shape, tokenizer), *request.proof_notes(proof)],
+        params_total=opened.cost.params_total,
+        params_active=opened.cost.params_active,
+        files=[],
+        notes=[*opened.notes, *_measured_changes(model, opened), *request.proof_notes(proof)],
+        can_be_trained=opened.fingerprint is not None,
     )
+    origin = {key: value for key, value in conversion.to_json().items() if key not in ("target", "files")}
+    first = FirstCheckpoint(
+        opened.recipe,
+        with_weights_of(model, opened.recipe.model),
+        opened.tokenizer.json,
+        opened.fingerprint,
+        origin,
+        environment={"imported_from": str(request.source), "imported_class": opened.shape.format.architecture},
+    )
+    return replace(conversion, files=write_first_checkpoint(request.target, first))
 
 
 def plan_import(request: ConvertRequest) -> ConversionPlan:
     """What `import_checkpoint` would write."""
     _check_options(request)
+    opened, run = _open(request), RunDir(request.target)
+    weights = str((run.checkpoint(0) / WEIGHTS_FILE).relative_to(run.path))
+    tensors = [
+        PlannedTensor(name, shape, "float32", weights, torch.Size(shape).numel() * FLOAT32_BYTES)
+        for name, shape in gpt_shapes(opened.shape.config, opened.shape.vocab_size).items()
+    ]
+    files = [str(path.relative_to(run.path)) for path in first_files(run)]
+    notes = [*opened.notes, *change_lines(opened.changed)]
+    total, active = opened.cost.params_total, opened.cost.params_active
+    return ConversionPlan(request.source, request.target, MOECLI, tensors, files, total, active, problems={}, notes=notes)
+
+
+def _open(request: ConvertRequest) -> _Opened:
     shape = read_shape(request.source)
     tokenizer = _tokenizer(request.source)
     _fill_up(tokenizer, shape.vocab_size, request.source)
-    run, cost = RunDir(request.target), _cost(shape)
-    weights = str(run.checkpoint(0).relative_to(run.path) / WEIGHTS_FILE)
-    tensors = [
-        PlannedTensor(name, its_shape, "float32", weights, torch.Size(its_shape).numel() * torch.float32.itemsize)
-        for name, its_shape in gpt_shapes(shape.config, shape.vocab_size).items()
-    ]
-    notes = _not_kept(request.source, shape, tokenizer)
-    return ConversionPlan(
-        request.source, request.target, MOECLI, tensors, _files(run), cost.params_total, cost.params_active, problems={}, notes=notes
+    loaded = imported_recipe(request, shape)
+    return _Opened(
+        shape=shape,
+        tokenizer=tokenizer,
+        recipe=loaded.recipe,
+        changed=changed_fields(shape.config, loaded.recipe.model),
+        fingerprint=fingerprint_of_text(loaded.recipe, tokenizer, request.target),
+        notes=[*loaded.notices, *_not_kept(request.source, shape, tokenizer)],
     )
 
 
-def _files(run: RunDir) -> list[str]:
-    checkpoint = run.checkpoint(0)
-    paths = (run.recipe, run.tokenizer, run.environment, checkpoint / WEIGHTS_FILE, checkpoint / CONFIG_FILE)
-    return [str(path.relative_to(run.path)) for path in paths]
-
-
-def _cost(shape: HuggingFaceShape) -> ModelCost:
-    return model_cost(shape.config, shape.vocab_size, shape.max_seq_len)
+def _measured_changes(model: GPT, opened: _Opened) -> list[str]:
+    """What of the model is another than the checkpoint's, which alone is verified, and how far the logits move by it."""
+    if not opened.changed:
+        return []
+    moved = logit_difference(model, with_weights_of(model, opened.recipe.model), opened.recipe.data.seq_len)
+    changes = ", ".join(change_lines(opened.changed))
+    return [
+        f"{changes}: other than the checkpoint, whose logits differ from the run's by {moved.max_abs:.2g} at most, of {moved.largest:.3g}"
+    ]
 
 
 def _check_options(request: ConvertRequest) -> None:
@@ -127,6 +158,8 @@ def _not_kept(folder: Path, shape: HuggingFaceShape, tokenizer: Tokenizer) -> li
     settings = sorted(key for key, value in _json(folder / GENERATION_FILE).items() if key not in REMADE_KEYS and value)
     if settings:
         lost.append(f"{GENERATION_FILE} ({', '.join(settings)})")
+    if (folder / SENTENCEPIECE_FILE).is_file():
+        lost.append(f"{SENTENCEPIECE_FILE} (the run reads text by {TOKENIZER_FILE})")
     if (folder / CHAT_TEMPLATE).is_file() or "chat_template" in _json(folder / "tokenizer_config.json"):
         lost.append("the chat template")
     if not lost:
@@ -141,25 +174,6 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _recipe(target: Path, shape: HuggingFaceShape) -> Recipe:
-    """A recipe of the same shape, which reads no text until it is told one."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", target.absolute().name).lstrip("._-")[:100]
-    return Recipe(
-        name=name or "imported",
-        data=DataConfig(
-            corpus=FilesCorpus(paths=[UNKNOWN_CORPUS]),
-            tokenizer=TokenizerFileConfig(path=str(RunDir(target).tokenizer.absolute())),
-            seq_len=min(shape.max_seq_len, MAX_SEQ_LEN),
-        ),
-        model=shape.config,
-    )
-
-
-def _environment(request: ConvertRequest, shape: HuggingFaceShape) -> dict[str, object]:
-    imported = {"imported_from": str(request.source), "imported_class": shape.format.architecture}
-    return describe_environment(torch.device("cpu"), seed=0) | imported | {"data_fingerprint": None}
 
 
 def _tokenizer(folder: Path) -> Tokenizer:

@@ -37,25 +37,19 @@ class ConvertRequest:
     """float32, bfloat16 or float16, of weights for Hugging Face. None: float32."""
     max_shard_bytes: int | None = None
     """Of one file of weights for Hugging Face. None: SHARD_BYTES."""
+    recipe: str | None = None
+    """Of the run to make, a file or a shipped one's name. None: one of the checkpoint's shape, with `overrides` laid over it."""
+    overrides: Sequence[str] = ()
 
     @property
     def torch_dtype(self) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype or "float32"]
 
-    def check_target(self) -> None:
-        """Raises ConvertError where the target is taken."""
-        path = self.target
-        if path.name in ("", ".."):
-            raise ConvertError("names no folder to be made", where=str(path), next_step="name a folder that isn't there yet")
-        try:
-            is_taken = path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir())))
-        except OSError as error:
-            raise ConvertError(f"can't be made: {error.strerror}", where=str(path), next_step="name another folder") from error
-        if is_taken:
-            raise ConvertError("there is something here already", where=str(path), next_step="name a folder that isn't there yet")
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
-        if not nearest.is_dir():
-            raise ConvertError("is no folder, so nothing can be put into it", where=str(nearest), next_step="name another folder")
+    def check_makes_no_run(self) -> None:
+        """Raises ConvertError where a recipe was given for a folder of Hugging Face, which has none."""
+        for option, value in (("--recipe", self.recipe), ("--set", self.overrides)):
+            if value:
+                raise ConvertError("is for a run folder", where=option, next_step=f"leave {option} out, or give --to moecli")
 
     def wants_proof(self) -> bool:
         """Whether to verify.
@@ -91,6 +85,8 @@ class Conversion:
     params_active: int
     files: list[Path]
     notes: list[str]
+    can_be_trained: bool = False
+    """Whether it is a run with a text to train on."""
 
     def to_json(self) -> dict[str, Any]:
         proof = self.verification

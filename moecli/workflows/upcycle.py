@@ -14,6 +14,7 @@ import torch
 
 from moecli.convert.upcycle import UpcycleOptions, output_factor, upcycle
 from moecli.convert.upcycle_check import departures, upcycle_problems
+from moecli.convert.upcycle_moments import carried_moments
 from moecli.convert.upcycle_proof import LogitDifference, logit_difference
 from moecli.errors import ConvertError, FieldProblem
 from moecli.model.accounting import FLOAT32_BYTES, ModelCost, model_cost
@@ -23,7 +24,7 @@ from moecli.recipe.load import LoadedRecipe, load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.events import Listener, Stage
 from moecli.workflows.first_checkpoint import FirstCheckpoint, check_is_free, write_first_checkpoint
-from moecli.workflows.source_run import SourceRun, open_source
+from moecli.workflows.source_run import NO_TEXT, SourceRun, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class UpcycleRequest:
     overrides: Sequence[str] = ()
     dry_run: bool = False
     """Check and count; convert and write nothing."""
+    carry_optimizer: bool = False
+    """Begin with the moments of the dense training, where a parameter has a counterpart there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,13 @@ class Upcycling:
     departures: list[str]
     """Why the MoE does not compute what the dense model does; empty where it does."""
     notices: tuple[str, ...]
-    """What was changed in the recipe on the way."""
+    """What was changed in the recipe on the way, and what is missing."""
+    can_be_trained: bool
+    """Whether the text to train on is known."""
     difference: LogitDifference | None = None
     """None in a dry run."""
+    carried: int = 0
+    """Parameters, each one tensor, that begin with moments of the dense training."""
     files: list[Path] = field(default_factory=list)
 
     @property
@@ -75,6 +82,7 @@ class Upcycling:
             "format": "moecli",
             "upcycle": asdict(self.options),
             "output_factor": self.output_factor,
+            "optimizer_carried": self.carried,
             "verified": self.is_same_function,
             "max_abs_logit_diff": self.difference and self.difference.max_abs,
             "largest_logit": self.difference and self.difference.largest,
@@ -91,8 +99,8 @@ def upcycle_run(request: UpcycleRequest, listener: Listener) -> Upcycling:
     """Makes the MoE's run folder, whole or not at all; in a dry run, says what it would hold.
 
     Raises:
-        ConvertError: the source is not dense, does not fit the recipe, or has numbers that are none; the target is taken; or the logits
-            are not what they have to be.
+        ConvertError: the source is not dense, does not fit the recipe, has numbers that are none, or has no optimizer state to carry over;
+            the target is taken; or the logits are not what they have to be.
         MoecliError: the source or the recipe can't be read.
     """
     check_is_free(request.target)
@@ -110,17 +118,20 @@ def upcycle_run(request: UpcycleRequest, listener: Listener) -> Upcycling:
         cost=model_cost(recipe.model, dense.vocab_size, recipe.data.seq_len),
         output_factor=output_factor(dense.config, recipe.model, options),
         departures=departures(recipe.model, options),
-        notices=loaded.notices,
+        notices=loaded.notices if fingerprint else (*loaded.notices, NO_TEXT),
+        can_be_trained=fingerprint is not None,
     )
-    num_bytes = (result.source_cost.params_total + result.cost.params_total) * FLOAT32_BYTES
+    moments = source.moments() if request.carry_optimizer else {}
+    num_bytes = (result.source_cost.params_total + result.cost.params_total) * FLOAT32_BYTES * (3 if moments else 1)
     check_memory(num_bytes, torch.device("cpu"), "upcycling", "ask for fewer experts")
     if request.dry_run:
         return result
     listener(Stage("making experts and comparing the logits"))
-    model = upcycle(dense, recipe.model, options)
-    result = replace(result, difference=_measured(dense, model, result))
+    upcycled = upcycle(dense, recipe.model, options)
+    carried = carried_moments(moments, dense.config, upcycled, options)
+    result = replace(result, difference=_measured(dense, upcycled.model, result), carried=len(carried))
     origin = {key: value for key, value in result.to_json().items() if key not in ("target", "files")}
-    first = FirstCheckpoint(recipe, model, source.tokenizer.json, fingerprint, origin)
+    first = FirstCheckpoint(recipe, upcycled.model, source.tokenizer.json, fingerprint, origin, carried)
     return replace(result, files=write_first_checkpoint(request.target, first))
 
 

@@ -30,8 +30,22 @@ def test_which_folders_are_of_hugging_face(mixtral, tmp_path):
     assert not is_huggingface_folder(tmp_path)
     (tmp_path / "config.json").write_text('["model_type"]')
     assert not is_huggingface_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type":')
-    assert not is_huggingface_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'{"model_type":', "damaged: Expecting value"),
+        (b"\xff", "damaged: not UTF-8 text"),
+        (b'{"model_type":' * 100_000, "nested too deep"),
+    ],
+)
+def test_a_damaged_config_is_told(content, what, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    for read in (is_huggingface_folder, load_huggingface):
+        with pytest.raises(RunError, match=what) as caught:
+            read(tmp_path)
+        assert caught.value.where == str(tmp_path / "config.json")
 
 
 def refusal(folder: Path) -> str:

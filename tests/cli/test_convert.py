@@ -79,3 +79,16 @@ def test_errors_are_told_and_exit_with_2(run, inside, arguments, what):
     assert code == 2
     assert what in err
     assert "error" in json.loads(out)
+
+
+def test_an_import_with_a_text_says_how_it_is_trained(run, inside, tmp_path):
+    inside("convert", run, "hf", "--no-verify")
+    (tmp_path / "mine.txt").write_text("\n\n".join(f"A text of mine, number {n}." for n in range(200)))
+    text = ("--set", "data.corpus.kind=files", "--set", "data.corpus.paths=[mine.txt]")
+    code, out, err = inside("convert", "hf", "new", *text, "--set", "training.steps=1", "--set", "training.batch_size=2", "--no-verify")
+    assert code == 0, err
+    next_command = next(line for line in out.splitlines() if line.startswith("next: moecli "))
+    assert inside(*next_command.removeprefix("next: moecli ").split())[0] == 0
+    assert "next:" not in inside("convert", "hf", "without", "--no-verify")[1]
+    code, _, err = inside("train", "without/recipe.yaml", "--out", "without", "--resume")
+    assert code == 2 and "next: moecli convert without NEW --set data.corpus.kind=files" in err

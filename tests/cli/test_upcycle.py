@@ -43,6 +43,8 @@ def test_json(dense, inside):
 
 
 def test_every_option_arrives(dense, inside):
+    code, out, _ = inside("convert", dense, "carried", "--upcycle", "copies", "--carry-optimizer", *SPARSE)
+    assert code == 0 and "optimizer  moments of" in out
     options = ("--noise-std", "0.1", "--router-std", "0.3", "--no-scale-outputs", "--seed", "5", "--dry-run", "--json")
     code, out, _ = inside("convert", dense, "moe", "--upcycle", "granular", *options, *SPARSE, "--set", "model.ffn.d_expert=8")
     assert code == 0 and not Path("moe").exists()
@@ -61,9 +63,8 @@ def test_a_dry_run_says_would(dense, inside):
     ("options", "message"),
     [
         (("--upcycle", "merge"), "merge"),
-        (("--set", "seed=1"), "--set: is for a dense run"),
-        (("--noise-std", "0.1"), "--noise-std: is for a dense run"),
-        (("--no-scale-outputs",), "--scale-outputs: is for a dense run"),
+        (("--noise-std", "0.1"), "--noise-std: is for --upcycle"),
+        (("--no-scale-outputs",), "--scale-outputs: is for --upcycle"),
         (("--upcycle", "copies", "--drop-ratio", "0.5"), "is for --upcycle drop"),
         (("--upcycle", "drop", "--drop-ratio", "1.5"), "not above 0 and at most 1"),
         (("--upcycle", "copies", "--noise-std", "nan"), "not a finite number above 0"),

@@ -11,8 +11,10 @@ from moecli.convert.features import left_behind
 from moecli.convert.formats import FORMATS, ModelFacts, pick_format
 from moecli.convert.hf_folder import load_gpt
 from moecli.convert.peer import load_peer
+from moecli.convert.tensor_files import TensorFiles
 from moecli.convert.verify import random_ids, verify
-from moecli.errors import ConvertError
+from moecli.errors import ConvertError, MachineError
+from moecli.model import device
 from moecli.model.config import GPTConfig
 from tests.convert.models import (
     CASES,
@@ -235,11 +237,29 @@ def test_a_window_that_is_switched_off_is_none(tmp_path):
     verify(model, load_peer(folder), IDS_BS)
 
 
-@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "\xff"])
-def test_a_config_that_is_no_json_is_refused(content, tmp_path):
+def test_a_class_may_be_named_among_others(tmp_path):
+    folder = write_folder(random_model(config_of(PLAIN["mixtral"])), tmp_path)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["MixtralModel", "MixtralForCausalLM"]}))
+    model, _ = load_gpt(folder)
+    verify(model, load_peer(folder), IDS_BS)
+
+
+def test_too_little_memory_is_told_before_a_tensor_is_read(tmp_path, monkeypatch):
+    folder = write_folder(random_model(config_of(PLAIN["llama"])), tmp_path)
+    monkeypatch.setattr(device, "_total_memory_bytes", lambda device: 1000)
+    monkeypatch.setattr(TensorFiles, "read", None)
+    with pytest.raises(MachineError, match="reading the checkpoint needs about"):
+        load_gpt(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [("[" * 100_000, "damaged"), ('{"a":' * 100_000, "damaged"), ("\xff", "damaged: not UTF-8 text")]
+)
+def test_a_config_that_is_no_json_is_refused(content, what, tmp_path):
     folder = write_folder(random_model(config_of(PLAIN["llama"])), tmp_path)
     (folder / "config.json").write_text(content, encoding="latin-1")
-    with pytest.raises(ConvertError, match="damaged"):
+    with pytest.raises(ConvertError, match=what):
         load_gpt(folder)
 
 

@@ -89,8 +89,10 @@ EXPERT = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
         (torch.full((12, 16), float("nan")), f"tensor {EXPERT} holds values that are no numbers"),
         (torch.full((12, 16), float("-inf")), f"tensor {EXPERT} holds values that are no numbers"),
         (torch.zeros(12, 16, dtype=torch.int8), f"tensor {EXPERT} is of type I8: quantised weights can't be converted"),
+        (torch.zeros(12, 16, dtype=torch.float8_e5m2), f"tensor {EXPERT} is of type F8_E5M2: quantised weights can't be converted"),
+        (torch.zeros(12, 16, dtype=torch.int64), f"tensor {EXPERT} is of type I64: whole numbers can't be converted"),
     ],
-    ids=["missing", "shape", "nan", "infinite", "quantised"],
+    ids=["missing", "shape", "nan", "infinite", "quantised", "quantised float", "whole numbers"],
 )
 def test_a_bad_tensor_is_named_with_its_file(sharded, tensor, what):
     file = change(sharded, EXPERT, tensor)

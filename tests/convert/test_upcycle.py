@@ -58,7 +58,7 @@ def test_the_function_stays(case, activation):
     options, ffn = SAME_FUNCTION[case]
     dense, config = dense_model(activation=activation), moe_config(ffn, activation=activation)
     assert departures(config, options) == []
-    difference = logit_difference(dense, upcycle(dense, config, options), SEQ_LEN)
+    difference = logit_difference(dense, upcycle(dense, config, options).model, SEQ_LEN)
     assert difference.is_rounding and difference.max_abs <= 1e-5 * max(1, difference.largest)
 
 
@@ -101,7 +101,7 @@ def test_where_the_function_changes_the_reason_is_given(case):
     options, ffn, reason = ANOTHER_FUNCTION[case]
     dense, config = dense_model(), moe_config(ffn)
     assert [why for why in departures(config, options) if reason in why] == departures(config, options) != []
-    difference = logit_difference(dense, upcycle(dense, config, options), SEQ_LEN)
+    difference = logit_difference(dense, upcycle(dense, config, options).model, SEQ_LEN)
     # Where all experts tie, whole copies may be chosen by chance.
     assert case == "shards of noisy experts that tie" or (difference.max_abs > 1e-3 and not difference.is_rounding)
 
@@ -109,7 +109,7 @@ def test_where_the_function_changes_the_reason_is_given(case):
 def test_scaling_brings_a_switch_nearer_to_the_dense_model():
     dense, config = dense_model(), moe_config({"num_experts": 8, "router": {"kind": "topk", "top_k": 1}}, init_std=0.02)
     scaled, plain = (
-        logit_difference(dense, upcycle(dense, config, UpcycleOptions("copies", scale_outputs=scale)), SEQ_LEN).max_abs
+        logit_difference(dense, upcycle(dense, config, UpcycleOptions("copies", scale_outputs=scale)).model, SEQ_LEN).max_abs
         for scale in (True, False)
     )
     assert scaled < plain / 4
@@ -118,7 +118,7 @@ def test_scaling_brings_a_switch_nearer_to_the_dense_model():
 def test_everything_but_the_chosen_layers_is_copied_bit_for_bit_and_the_source_stays():
     dense = dense_model(num_layers=3)
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
-    model = upcycle(dense, moe_config({"num_experts": 4}, num_layers=3, moe_layers={"indices": [1]}), DROP)
+    model = upcycle(dense, moe_config({"num_experts": 4}, num_layers=3, moe_layers={"indices": [1]}), DROP).model
     assert [type(ffn).__name__ for ffn in model.feed_forwards()] == ["MLP", "SparseMoE", "MLP"]
     for name, tensor in dense.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -127,7 +127,7 @@ def test_everything_but_the_chosen_layers_is_copied_bit_for_bit_and_the_source_s
 
 def test_every_copy_is_the_dense_network():
     dense = dense_model()
-    model = upcycle(dense, moe_config({"num_experts": 4}), COPIES)
+    model = upcycle(dense, moe_config({"num_experts": 4}), COPIES).model
     for mlp, moe in zip(dense.feed_forwards(), model.feed_forwards(), strict=True):
         assert all(torch.equal(weight, mlp.in_proj.weight) for weight in moe.experts.in_proj)
         assert all(torch.equal(weight, mlp.out_proj.weight) for weight in moe.experts.out_proj)
@@ -148,7 +148,7 @@ def test_a_gated_network_is_cut_by_hand():
 
 def test_shards_of_one_copy_follow_each_other_and_share_a_router_row():
     dense = dense_model()
-    model = upcycle(dense, moe_config({"num_experts": 6, "d_expert": HALF}), GRANULAR)
+    model = upcycle(dense, moe_config({"num_experts": 6, "d_expert": HALF}), GRANULAR).model
     mlp, moe = dense.feed_forwards()[0], model.feed_forwards()[0]
     for expert in range(6):
         units = slice(HALF * (expert % 2), HALF * (expert % 2) + HALF)
@@ -177,6 +177,6 @@ def test_output_factors_by_hand(ffn, factor):
 
 def test_a_routed_expert_beside_shared_ones_learns_from_the_first_step():
     dense = dense_model()
-    model = upcycle(dense, moe_config({"num_experts": 4, "num_shared_experts": 1}), COPIES)
+    model = upcycle(dense, moe_config({"num_experts": 4, "num_shared_experts": 1}), COPIES).model
     model(torch.arange(SEQ_LEN)[None])[0].square().mean().backward()
     assert model.feed_forwards()[0].experts.out_proj.grad.abs().max() > 0

@@ -41,7 +41,7 @@ def test_each_part_is_redrawn_with_its_own_mean_and_spread():
 
 def test_experts_drop_units_of_their_own():
     dense = dense_model()
-    experts = upcycle(dense, moe_config({"num_experts": 4}), DROP).feed_forwards()[0].experts
+    experts = upcycle(dense, moe_config({"num_experts": 4}), DROP).model.feed_forwards()[0].experts
     kept = [tuple((weight == dense.feed_forwards()[0].out_proj.weight).all(dim=0).tolist()) for weight in experts.out_proj]
     assert [sum(units) for units in kept] == [8] * 4  # half of 16
     assert len(set(kept)) > 1
@@ -51,7 +51,9 @@ def test_noise_is_relative_to_the_matrix_that_it_is_added_to():
     dense = dense_model(d_model=32)
     with torch.no_grad():
         dense.feed_forwards()[0].in_proj.weight.mul_(10)
-    experts = upcycle(dense, moe_config({"num_experts": 8}, d_model=32), UpcycleOptions("copies", noise_std=0.2)).feed_forwards()[0].experts
+    experts = (
+        upcycle(dense, moe_config({"num_experts": 8}, d_model=32), UpcycleOptions("copies", noise_std=0.2)).model.feed_forwards()[0].experts
+    )
     for noisy, plain in (
         (experts.in_proj, dense.feed_forwards()[0].in_proj.weight),
         (experts.out_proj, dense.feed_forwards()[0].out_proj.weight),
@@ -66,7 +68,7 @@ def test_the_seed_decides_every_draw(options):
     dense, config = dense_model(), moe_config({"num_experts": 4})
 
     def made(seed: int) -> dict[str, torch.Tensor]:
-        return upcycle(dense, config, replace(options, seed=seed)).state_dict()
+        return upcycle(dense, config, replace(options, seed=seed)).model.state_dict()
 
     first, again, other = made(0), made(0), made(1)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -77,7 +79,7 @@ def test_the_seed_decides_every_draw(options):
 
 def test_the_routers_spread_can_be_chosen():
     dense, config = dense_model(d_model=64), moe_config({"num_experts": 64}, d_model=64)
-    weight = upcycle(dense, config, UpcycleOptions("copies", router_std=0.003)).feed_forwards()[0].router.weight
+    weight = upcycle(dense, config, UpcycleOptions("copies", router_std=0.003)).model.feed_forwards()[0].router.weight
     assert weight.std().item() == pytest.approx(0.003, rel=0.1)  # 4,096 draws
-    default = upcycle(dense, config, COPIES).feed_forwards()[0].router.weight
+    default = upcycle(dense, config, COPIES).model.feed_forwards()[0].router.weight
     assert default.std().item() == pytest.approx(config.init_std, rel=0.1)

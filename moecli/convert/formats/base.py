@@ -149,7 +149,8 @@ class Format(ABC):
         """
         reader = ConfigReader(content, self.defaults, where, is_zero)
         architectures = reader.optional_list("architectures", str) or [self.architecture]
-        reader.refuse_unless(architectures == [self.architecture], f"architectures {architectures}, only {self.architecture}")
+        named = f"{', '.join(architectures)} (of this model_type only {self.architecture})"
+        reader.refuse_unless(self.architecture in architectures, named)
         reader.refuse_common_features()
         theta = reader.rope_theta()
         num_heads = reader.number("num_attention_heads")
