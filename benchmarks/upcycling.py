@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Length:
 def dense(folder: Path, seed: int, width: int, steps: int, batch_size: int) -> dict[str, Any]:
     shape = ("model.ffn.kind=mlp", f"model.ffn.d_ff={width}")
     training = (f"training.steps={steps}", f"training.batch_size={batch_size}", f"seed={seed}", "evaluation.every=0")
-    return train(RECIPE, (*shape, *training), folder).result
+    return train(RECIPE, (*shape, *training), folder, threads=1).result
 
 
 def converted(source: Path, target: Path, options: tuple[str, ...], overrides: tuple[str, ...]) -> None:
@@ -61,8 +62,8 @@ def converted(source: Path, target: Path, options: tuple[str, ...], overrides: t
 
 def trained_on(run: Path, start: float) -> dict[str, Any]:
     """The figures of an arm: its loss before its first step, less that of the dense model, and after its last."""
-    first = moecli_json("eval", str(run))["loss"]
-    result = moecli_json("train", str(run / "recipe.yaml"), "--out", str(run), "--resume")
+    first = moecli_json("eval", str(run), threads=1)["loss"]
+    result = moecli_json("train", str(run / "recipe.yaml"), "--out", str(run), "--resume", threads=1)
     names = ("val_loss", "params_total", "params_active", "flops_per_token")
     return {name: result[name] for name in names} | {"jump": first - start}
 
@@ -110,12 +111,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--further", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one thread each")
     every_arm = [*(name for name, _, _ in ARMS), WIDER]
     parser.add_argument("--arms", nargs="+", choices=every_arm, default=every_arm)
     arguments = parser.parse_args()
     length = Length(arguments.steps, arguments.further, arguments.batch_size)
-    with tempfile.TemporaryDirectory() as folder:
-        per_seed = [arms_of_seed(Path(folder), seed, length, arguments.arms) for seed in arguments.seeds]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+        per_seed = list(pool.map(lambda seed: arms_of_seed(Path(folder), seed, length, arguments.arms), arguments.seeds))
     print("\n| arm | parameters | active | training FLOPs/token | jump at the start | loss | against continued dense (95 % over seeds) |")
     print("|---" * 7 + "|")
     for name in per_seed[0]:
