@@ -23,6 +23,7 @@ SHAPES = {
     "qwen3-30b-a3b": (30_532_122_624, 3_353_032_704, 3_041_867_776, 2_730_702_848),
 }
 TRAINABLE = [name for name in RECIPES if name not in SHAPES]
+STAGES = {"mix-branch", "mix-gate", "mix-joint"}
 METHODS = {
     "shazeer-noisy-topk", "gshard", "switch", "st-moe", "vmoe-bpr", "soft-moe", "mixture-of-tokens", "expert-choice", "glam", "mixtral",
     "qwen2-moe", "qwen3-moe", "deepseek-moe", "deepseek-v3", "olmoe", "dense-moe", "mlp",
@@ -36,7 +37,7 @@ def header(name: str) -> str:
 def test_the_recipes_are_those_of_the_folder():
     folder = Path(__file__).parent.parent / "recipes"
     assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted(RECIPES)
-    assert set(RECIPES) == {"quickstart", "synthetic", "compare-quick", "decode"} | METHODS | set(SHAPES)
+    assert set(RECIPES) == {"quickstart", "synthetic", "compare-quick", "decode"} | STAGES | METHODS | set(SHAPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -32,8 +32,10 @@ class SyntheticCorpus(Corpus):
     kind: Literal["synthetic"] = "synthetic"
     num_domains: PositiveInt = 4
     """Chains; document i belongs to chain i modulo this."""
+    domains: list[NonNegativeInt] | None = None
+    """The chains, counted from 0, whose documents are read; the same documents as without this. Default: all."""
     num_documents: PositiveInt = 2000
-    """Documents in all."""
+    """Documents in all, those of chains that are not read included."""
     document_length: PositiveInt = 1000
     """Characters per document."""
     num_symbols: Annotated[int, Interval(ge=2, le=len(ALPHABET))] = 26
@@ -44,16 +46,30 @@ class SyntheticCorpus(Corpus):
     """Seed of the chains and of the texts; not the seed of the training."""
 
     def problems(self) -> list[FieldProblem]:
-        if self.branching <= self.num_symbols:
+        problems = self._domain_problems()
+        if self.branching > self.num_symbols:
+            what = f"more successors than there are letters ({self.num_symbols})"
+            allowed = f"1 to num_symbols ({self.num_symbols})"
+            problems.append(FieldProblem("branching", what, allowed=allowed, involves=("num_symbols",)))
+        return problems
+
+    def _domain_problems(self) -> list[FieldProblem]:
+        if self.domains is None:
             return []
-        what = f"more successors than there are letters ({self.num_symbols})"
-        return [FieldProblem("branching", what, allowed=f"1 to num_symbols ({self.num_symbols})", involves=("num_symbols",))]
+        allowed = f"different numbers from 0 to num_domains - 1 ({self.num_domains - 1})"
+        unknown = [domain for domain in self.domains if domain >= self.num_domains]
+        found = [f"there is no domain {domain}" for domain in dict.fromkeys(unknown)]
+        found += [f"domain {domain} is there twice" for domain in dict.fromkeys(self.domains) if self.domains.count(domain) > 1]
+        if not self.domains:
+            found.append("no domain is named")
+        return [FieldProblem("domains", what, allowed=allowed, involves=("num_domains",)) for what in found]
 
     def label_kinds(self) -> tuple[str, ...]:
         return (DOMAIN,)
 
     def describe(self) -> str:
-        return f"corpus synthetic ({self.num_documents} documents of {self.num_domains} domains)"
+        read = "" if self.domains is None else f", of which domains {self.domains} are read"
+        return f"corpus synthetic ({self.num_documents} documents of {self.num_domains} domains{read})"
 
     def successors(self) -> np.ndarray:
         """Letter numbers [domain, letter, branch]: what may follow a letter in a domain."""
@@ -79,5 +95,7 @@ class SyntheticCorpus(Corpus):
             for step in range(1, self.document_length):
                 states[step] = successors[domains, states[step - 1], branches[step]]
             for column, number in enumerate(numbers):
+                if self.domains is not None and domains[column] not in self.domains:
+                    continue
                 text = letters[states[:, column]].tobytes().decode("ascii")
                 yield Document.labelled(text, f"document {number}", {DOMAIN: f"domain-{domains[column]}"})

@@ -63,6 +63,28 @@ def test_more_documents_begin_with_the_fewer():
     assert len(set(more)) == 2048
 
 
+@pytest.mark.parametrize("domains", [[1], [0, 2], [2, 0, 1]])
+def test_a_choice_of_domains_is_their_documents_of_the_whole(domains):
+    every = list(CORPUS.documents())
+    chosen = list(CORPUS.model_copy(update={"domains": domains}).documents())
+    expected = [document for number, document in enumerate(every) if number % 3 in domains]
+    assert len(chosen) == 10 * len(domains)
+    facts = [[(one.text, one.source, one.labels, one.label_key) for one in documents] for documents in (chosen, expected)]
+    assert facts[0] == facts[1]
+
+
+@pytest.mark.parametrize(
+    ("domains", "message"), [([4], "there is no domain 4"), ([1, 1], "domain 1 is there twice"), ([], "no domain is named")]
+)
+def test_domains_that_are_not_there_are_refused(domains, message):
+    with pytest.raises(ValidationError, match=message):
+        SyntheticCorpus(num_domains=4, domains=domains)
+
+
+def test_the_chosen_domains_are_told():
+    assert "of which domains [1] are read" in CORPUS.model_copy(update={"domains": [1]}).describe()
+
+
 def test_branching_beyond_the_letters_is_refused():
     with pytest.raises(ValidationError, match="more successors than there are letters"):
         SyntheticCorpus(num_symbols=3, branching=4)
