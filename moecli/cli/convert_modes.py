@@ -115,6 +115,8 @@ class ConvertArguments:
             if getattr(self, field) is not None and mode not in modes:
                 is_for = " or ".join(modes)
                 what = f"has no place with {mode}: it is for {is_for}" if mode in RUN_TO_RUN else f"is for {is_for}, which was not given"
+                if mode is Mode.huggingface and Mode.start in modes and self.to == "moecli":
+                    what = f"is for a run as the source, and {self.source} is none"
                 raise typer.BadParameter(what, param_hint=OPTION_NAMES.get(field, f"--{field.replace('_', '-')}"))
 
 

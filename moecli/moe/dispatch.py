@@ -43,7 +43,7 @@ def dispatch_with_capacity(routing: Routing, config: CapacityConfig, factor: flo
     expert_ids_A, weights_A = routing.expert_ids_A, routing.weights_A
     if config.overflow == "next":
         expert_ids_A, kept_A = move_to_experts_with_room(routing, config.order, group_size, capacity)
-        weights_A = weights_A * _relative_prob(routing, expert_ids_A)
+        weights_A = weights_A * relative_prob(routing, expert_ids_A)
     else:
         kept_A = keep_within_capacity(routing, config.order, group_size, capacity)
     queues = _queues(routing.token_ids_A[kept_A], expert_ids_A[kept_A], weights_A[kept_A], routing.num_experts)
@@ -65,7 +65,7 @@ def _queues(token_ids_A: Tensor, expert_ids_A: Tensor, weights_A: Tensor, num_ex
     return ExpertQueues(token_ids_A[order_A], weights_A[order_A], count_load(expert_ids_A, num_experts))
 
 
-def _relative_prob(routing: Routing, expert_ids_A: Tensor) -> Tensor:
+def relative_prob(routing: Routing, expert_ids_A: Tensor) -> Tensor:
     """p(new expert) / p(chosen expert) per assignment, at most 1; 1 where it was not moved: the factor of a moved assignment's weight.
 
     So an unnormalised weight becomes the new expert's probability, and a normalised one keeps the divisor that it was chosen with. Noise or

@@ -60,7 +60,9 @@ def _sample(source: SourceRun) -> list[Batch]:
     check_has_text(source.run)
     recipe = source.recipe
     data = prepare(recipe.data, tokenizer=source.tokenizer)
-    check_same_data(source.run, data, next_step="bring the old text (for stdlib, the Python version) back, or prune by random or by list")
+    check_same_data(
+        source.run, data, next_step="bring the old text (for stdlib, the Python version) back; pruning by random or by list needs none"
+    )
     if len(data.train.ids) <= recipe.data.seq_len:
         what = f"the training text has {len(data.train.ids):,} tokens, one sequence {recipe.data.seq_len:,} and one more"
         raise DataError(what, where=str(source.run.path), next_step="give a run with a longer text")

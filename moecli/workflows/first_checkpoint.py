@@ -53,7 +53,7 @@ def first_files(run: RunDir) -> list[Path]:
 
 
 def check_is_free(path: Path) -> None:
-    """Raises ConvertError if there is something at `path`; an empty folder is nothing."""
+    """Raises ConvertError if there is something at `path`, or it is among a run's checkpoints; an empty folder is nothing."""
     other = "name a folder that isn't there yet"
     if path.name in ("", ".."):
         raise ConvertError("names no folder to be made", where=str(path), next_step=other)
@@ -63,6 +63,9 @@ def check_is_free(path: Path) -> None:
         raise ConvertError(f"can't be made: {error.strerror}", where=str(path), next_step="name another folder") from error
     if is_taken:
         raise ConvertError("there is something here already", where=str(path), next_step=other)
+    folder = path.absolute().parent
+    if folder.name == "checkpoints" and RunDir(folder.parent).recipe.is_file():
+        raise ConvertError("is among the checkpoints of a run", where=str(path), next_step="name a folder outside that run")
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
         raise ConvertError("is no folder, so nothing can be put into it", where=str(nearest), next_step="name another folder")

@@ -102,12 +102,13 @@ def start_run(request: StartRequest, listener: Listener) -> Start:
         changes_function=changes_function(changed),
         notices=loaded.notices if fingerprint else (*loaded.notices, NO_TEXT),
         can_be_trained=fingerprint is not None,
+        carried=len(moments),
     )
     if request.dry_run:
         return result
     listener(Stage("comparing the logits"))
     model = with_weights_of(source.model, recipe.model)
-    result = replace(result, difference=_measured(source.model, model, result), carried=len(moments))
+    result = replace(result, difference=_measured(source.model, model, result))
     origin = {key: value for key, value in result.to_json().items() if key not in ("target", "files")}
     first = FirstCheckpoint(recipe, model, source.tokenizer.json, fingerprint, origin, moments)
     return replace(result, files=write_first_checkpoint(request.target, first))

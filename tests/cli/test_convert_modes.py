@@ -39,14 +39,21 @@ def test_an_option_is_taken_by_its_modes_alone(mode, option):
             given.check_mode(mode)
 
 
-@pytest.mark.parametrize("mode", set(RUN_MODE) - {Mode.mix})
+@pytest.mark.parametrize("mode", [mode for mode in RUN_MODE if mode is not Mode.mix])
 def test_one_source_but_for_mixing(mode):
     with pytest.raises(typer.BadParameter, match="2 were given"):
         arguments(sources=[Path("a"), Path("b")]).check_mode(mode)
 
 
-@pytest.mark.parametrize("mode", set(RUN_MODE) - {Mode.huggingface})
+@pytest.mark.parametrize("mode", [mode for mode in RUN_MODE if mode is not Mode.huggingface])
 def test_a_class_of_hugging_face_is_no_run(mode):
     arguments(to="moecli").check_mode(mode)
     with pytest.raises(typer.BadParameter, match="which makes a run folder"):
         arguments(to="mixtral").check_mode(mode)
+
+
+def test_a_source_that_is_no_run_is_the_reason_where_to_moecli_was_given():
+    with pytest.raises(typer.BadParameter, match="is for a run as the source, and hf is none"):
+        arguments(sources=[Path("hf")], to="moecli", carry_optimizer=True).check_mode(Mode.huggingface)
+    with pytest.raises(typer.BadParameter, match="is for --to moecli or --upcycle, which was not given"):
+        arguments(carry_optimizer=True).check_mode(Mode.huggingface)

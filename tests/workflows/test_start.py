@@ -65,7 +65,9 @@ def test_the_optimizer_is_carried_over_where_asked(run, tiny_recipe):
     with pytest.raises(ConvertError, match="no optimizer state in it"):
         made(run, carry_optimizer=True)
     trained = train(load_recipe(tiny_recipe, ("training.steps=3",)).recipe, out=Path("trained"), listener=ignore).run_dir
+    planned = made(RunDir(trained), "training.steps=1", carry_optimizer=True, dry_run=True)
     result = made(RunDir(trained), "training.steps=1", carry_optimizer=True)
+    assert planned.carried == result.carried
     before, first = (read_tensors(path / "checkpoints" / "latest" / "training_state.safetensors") for path in (trained, Path("new")))
     names = {name for name in before if name.startswith("optimizer.")}
     assert len(names) == 3 * result.carried and names == first.keys() - {"random.cpu"}
@@ -175,6 +177,9 @@ def test_a_target_that_is_taken_in_the_meantime_leaves_nothing_half(run, monkeyp
 def test_a_target_that_is_there_stays_as_it_is(run):
     with pytest.raises(ConvertError, match="there is something here already"):
         made(run, target=run.path)
+    with pytest.raises(ConvertError, match="is among the checkpoints of a run"):
+        made(run, target=run.path / "checkpoints" / "step-99")
+    assert not (run.path / "checkpoints" / "step-99").exists()
 
 
 def test_the_listener_hears_what_is_done(run):

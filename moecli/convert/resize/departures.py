@@ -34,7 +34,7 @@ def departures(source: GPTConfig, expected: GPTConfig, found: GPTConfig, options
     elif options.operation == "merge":
         reasons.append(f"{before} experts of each layer have become {after}")
     elif options.operation == "add":
-        reasons.append(f"{after - before} copies with noise take tokens from the {before} experts of each layer")
+        reasons.append(f"copies with noise, {after - before} in each layer, take tokens from its {before} experts")
     elif options.operation == "split":
         reasons += _split_departures(ffn)
     elif options.operation == "dense":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moecli.convert.resize.options import LayerStatistics
 from moecli.model.gpt import GPT
+from moecli.moe.dispatch import relative_prob
 from moecli.moe.layers import SparseMoE, SparseMoEConfig
 from moecli.moe.load import load_shares
 from moecli.moe.routing import RoutingRecord
@@ -64,7 +65,8 @@ class _Sums:
         self.tokens += len(routing.logits_TE)
         self.load_E += record.load_E.cpu()
         self.prob_E += routing.probs_TE.cpu().double().sum(0)
-        self.weight_E.index_add_(0, record.final_expert_ids_A[kept_A].cpu(), routing.weights_A[kept_A].cpu().double())
+        weights_A = routing.weights_A * relative_prob(routing, record.final_expert_ids_A)  # less where a full expert moved one
+        self.weight_E.index_add_(0, record.final_expert_ids_A[kept_A].cpu(), weights_A[kept_A].cpu().double())
         logits_TE = routing.logits_TE.cpu().double()
         centered_TE = logits_TE - logits_TE.mean(1, keepdim=True)
         self.products_EE += centered_TE.T @ centered_TE

@@ -108,7 +108,7 @@ def test_a_choice_within_groups_is_lowered_to_what_they_hold():
         ({}, ResizeOptions("prune", num_experts=4), []),
         ({}, ResizeOptions("prune", num_experts=3), ["1 of 4 experts"]),
         ({}, ResizeOptions("merge", num_experts=3), ["4 experts of each layer have become 3"]),
-        ({}, ResizeOptions("add", num_experts=6), ["2 copies with noise"]),
+        ({}, ResizeOptions("add", num_experts=6), ["copies with noise, 2 in each layer, take tokens from its 4"]),
         ({}, ResizeOptions("dense"), ["one network stands"]),
         ({}, ResizeOptions("regate"), ["the gate begins anew"]),
         ({}, ResizeOptions("split", shards=2), []),

@@ -146,6 +146,24 @@ def test_statistics_against_a_loop():
     assert measure(moe_model({"router": TOPK}), texts)[0].shared_gate == 1
 
 
+@pytest.mark.parametrize("overflow", ["residual", "next"])
+def test_weights_are_those_that_the_experts_got(overflow):
+    """Where a capacity drops or moves tokens, these are not the ones that the router gave."""
+    capacity = {"eval_factor": 0.8, "overflow": overflow}
+    model = moe_model({"router": TOPK | {"normalize_weights": False}, "capacity": capacity})
+    ids_BS, sums = random_ids(1), []
+    for ffn in model.feed_forwards():
+        ffn.experts.register_forward_pre_hook(
+            lambda _, inputs: sums.append([one.sum().item() for one in inputs[1].weights_A.split(inputs[1].load_E.tolist())])
+        )
+    found = measure(model, [ids_BS])
+    records = model(ids_BS)[1]
+    assert all((record.final_expert_ids_A != record.routing.expert_ids_A).any() == (overflow == "next") for record in records)
+    assert all(not record.kept_A.all() for record in records)
+    for layer in (0, 1):
+        assert found[layer].weight_E.tolist() == pytest.approx([one / ids_BS.numel() for one in sums[layer]])
+
+
 @pytest.mark.parametrize("ffn", [{"kind": "dense"}, {"router": {"kind": "expert_choice"}}])
 def test_where_each_expert_has_as_many_tokens_the_load_is_the_routers_probability(ffn):
     model = moe_model(ffn)
