@@ -91,13 +91,6 @@ class Stages:
             self.resumed(path)
         return paths
 
-    def mixed(self, name: str, branches: list[Path], router_init: str, recipe: Path, *options: str) -> Path:
-        path = self.folder / name.replace(", ", "-").replace(" ", "-")
-        options = (*options, "--router-init", router_init, "--seed", str(self.seed), *QUIET, "--set", f"seed={self.seed + 2000}")
-        result = self.command("convert", *branches, path, "--mix", "--recipe", recipe, *options)
-        assert not result["notes"], result["notes"]  # of held-out text that was trained on
-        return path
-
     def measure(self, name: str, run: Path) -> None:
         """Notes the loss after a training of the run, and which expert has which domain."""
         self.note(name, self.resumed(run)["val_loss"])

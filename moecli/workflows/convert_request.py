@@ -49,7 +49,7 @@ class ConvertRequest:
         """Raises ConvertError where a recipe was given for a folder of Hugging Face, which has none."""
         for option, value in (("--recipe", self.recipe), ("--set", self.overrides)):
             if value:
-                raise ConvertError("is for a run folder", where=option, next_step=f"leave {option} out, or give --to moecli")
+                raise ConvertError("is for a run folder as the result", where=option, next_step=f"leave {option} out, or give --to moecli")
 
     def wants_proof(self) -> bool:
         """Whether to verify.

@@ -26,7 +26,7 @@ from moecli.recipe.schema import Recipe
 from moecli.workflows.events import Listener, Stage
 from moecli.workflows.first_checkpoint import FirstCheckpoint, check_is_free, write_first_checkpoint
 from moecli.workflows.mix_text import has_text, overlap_notes, training_sample
-from moecli.workflows.source_run import SourceRun, open_source
+from moecli.workflows.source_run import NO_TEXT, SourceRun, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def mix_runs(request: MixRequest, listener: Listener) -> Mixing:
         source_cost=model_cost(first.model.config, first.model.vocab_size, recipe.data.seq_len),
         cost=model_cost(recipe.model, first.model.vocab_size, recipe.data.seq_len),
         output_factor=output_factor(recipe.model),
-        notices=(*loaded.notices, *(overlap_notes(recipe, sources) if fingerprint is not None else ())),
+        notices=(*loaded.notices, *(overlap_notes(recipe, sources) if fingerprint is not None else (NO_TEXT,))),
     )
     # The average is one more.
     num_bytes = ((len(sources) + 1) * result.source_cost.params_total + result.cost.params_total) * FLOAT32_BYTES

@@ -13,7 +13,7 @@ from torch import Tensor
 from moecli.data.config import DataConfig
 from moecli.data.prepare import prepare
 from moecli.data.split import TRAIN, VALIDATION, SplitCorpus
-from moecli.errors import ConvertError, DataError
+from moecli.errors import ConvertError, DataError, RunError
 from moecli.recipe.schema import Recipe
 from moecli.workflows.batches import evaluation_batches, spread_batches
 from moecli.workflows.resume import check_same_data
@@ -58,18 +58,24 @@ def overlap_notes(recipe: Recipe, sources: Sequence[SourceRun]) -> list[str]:
     """
     notes = []
     held_out = _digests(recipe.data, VALIDATION)
-    trained_on: dict[str, frozenset[bytes]] = {}
     for source in sources:
-        if not has_text(source):
-            notes.append(f"the text of {source.run.path} is not known, so it may have been trained on what is held out here")
-            continue
-        key = source.recipe.data.model_dump_json()
-        if key not in trained_on:
-            trained_on[key] = _digests(source.recipe.data, TRAIN)
-        seen = len(held_out & trained_on[key])
-        if seen:
+        digests = _trained_on(source)
+        if digests is None:
+            notes.append(f"the text of {source.run.path} is not at hand, so it may have been trained on what is held out here")
+        elif seen := len(held_out & digests):
             notes.append(f"{seen} of {len(held_out)} held-out documents were trained on by {source.run.path}: its loss there flatters")
     return notes
+
+
+def _trained_on(source: SourceRun) -> frozenset[bytes] | None:
+    """The documents that a run was trained on; None where its text is not known, is gone, or is another by now."""
+    if not has_text(source):
+        return None
+    try:
+        check_same_data(source.run, prepare(source.recipe.data, tokenizer=source.tokenizer), next_step=OTHER_INIT)
+        return _digests(source.recipe.data, TRAIN)
+    except (DataError, RunError):
+        return None
 
 
 def _digests(data: DataConfig, split: str) -> frozenset[bytes]:

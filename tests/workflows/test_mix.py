@@ -10,14 +10,14 @@ import torch
 
 from moecli.convert.mix import MixOptions, average, domain_rows, mean_router_inputs
 from moecli.data.prepare import prepare
-from moecli.errors import ConvertError, MachineError, RecipeError
+from moecli.errors import ConvertError, MachineError, RecipeError, RunError
 from moecli.model.checkpoint import load_model, save_model
 from moecli.recipe.load import load_recipe
 from moecli.workflows import mix as mix_file
 from moecli.workflows.events import Event, Stage
 from moecli.workflows.mix import Mixing, MixRequest, mix_runs
 from moecli.workflows.mix_text import training_sample
-from moecli.workflows.source_run import open_source
+from moecli.workflows.source_run import NO_TEXT, open_source
 from moecli.workflows.train import train
 from tests.workflows.first_runs import first_run
 
@@ -182,7 +182,29 @@ def test_a_source_of_unknown_text(branches):
     for is_dry in (True, False):
         with pytest.raises(ConvertError, match="text that it was trained on is not known: branch-1"):
             made(branches, options=DOMAIN, dry_run=is_dry)
-    assert "the text of branch-1 is not known" in made(branches, dry_run=True).notices[-1]
+    assert "the text of branch-1 is not at hand" in made(branches, dry_run=True).notices[-1]
+
+
+def test_a_source_whose_text_is_another_by_now_is_told(branches):
+    environment = branches[1] / "environment.json"
+    environment.write_text(json.dumps(json.loads(environment.read_text()) | {"data_fingerprint": "of what was there before"}))
+    assert "the text of branch-1 is not at hand" in made(branches, dry_run=True).notices[-1]
+    with pytest.raises(RunError, match="the text or its tokens are not those"):
+        made(branches, options=DOMAIN)
+
+
+def test_a_source_whose_text_is_gone_is_told(tiny_recipe, branches):
+    Path("gone.txt").write_text("\n\n".join("ab " * count for count in range(1, 100)))
+    settings = (*DENSE, "data.corpus={kind: files, paths: [gone.txt]}", "data.tokenizer={kind: file, path: branch-0/tokenizer.json}")
+    gone = first_run(tiny_recipe, settings, path=Path("gone")).path
+    Path("gone.txt").unlink()
+    assert "the text of gone is not at hand" in made([branches[0], gone], dry_run=True).notices[-1]
+
+
+def test_a_new_run_of_unknown_text_is_told(branches):
+    path = branches[0] / "environment.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_fingerprint": None}))
+    assert made(branches, SPARSE).notices[-1] == NO_TEXT
 
 
 def test_a_target_that_is_there_and_a_disk_that_fills(branches, monkeypatch):
