@@ -111,7 +111,7 @@ def _read_splits(folder: Path, names: Sequence[str]) -> dict[str, TokenSplit] | 
     try:
         described = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
         splits = {name: open_split(folder, name, described[name]) for name in names}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
     whole = {name: split for name, split in splits.items() if split is not None}
     return whole if len(whole) == len(splits) else None

@@ -95,6 +95,6 @@ def read_config(path: Path) -> tuple[GPTConfig, int]:
         return GPTConfig.model_validate(content["model"]), int(content["vocab_size"])
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step="give a folder that `moecli train` wrote") from error
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ValidationError) as error:
         what = f"damaged or from another version of moecli: {' '.join(str(error).split())[:300]}"
         raise RunError(what, where=str(path), next_step=OTHER_CHECKPOINT) from error

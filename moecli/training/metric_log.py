@@ -62,7 +62,7 @@ def _parsed(line: str, where: str) -> dict[str, Any]:
         figures = json.loads(line)
         if isinstance(figures["step"], int):
             return dict(figures)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise RunError("not a line of metrics", where=where, next_step="remove the line")
 

@@ -54,7 +54,9 @@ def load_state(trainer: Trainer, folder: Path) -> int:
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         step, num_rewinds = int(content["step"]), int(content.get("rewinds", 0))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if step < 0 or num_rewinds < 0:
+            raise ValueError("a count below 0")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RunError(f"missing or damaged: {error}", where=str(folder / STATE_FILE), next_step=OTHER_CHECKPOINT) from error
     try:
         _set_random_states(tensors, trainer.device)

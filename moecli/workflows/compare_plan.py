@@ -171,7 +171,7 @@ def _with_kept_steps(arm: Arm, base: Arm, folder: Path) -> Arm:
         kept = json.loads((folder / TIME_STEPS_FILE).read_text(encoding="utf-8"))
         # Through the schema: another version may have keys more, with their defaults.
         steps = int(kept["steps"]) if Recipe.model_validate_json(json.dumps(kept["recipe"])) == base.recipe else 0
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         steps = 0
     return arm.with_steps(steps) if 0 < steps <= LARGEST else arm
 

@@ -112,7 +112,7 @@ def read_finished(run: RunDir) -> FinishedRun:
         validated = {line["step"]: float(line["val_loss"]) for line in lines if "val_loss" in line}
         steps, seconds = _seconds_by_step(logged)
         per_step = [tokens / step / tokens_per_s for step, tokens, tokens_per_s in logged]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise RunError(f"damaged: {error!r}", where=str(run.metrics), next_step=OTHER_PLACE) from error
     if not validated or not logged or max(validated) != result["steps"] or steps[-1] != result["steps"]:
         raise RunError("does not reach the end of the training", where=str(run.metrics), next_step=OTHER_PLACE)
@@ -135,7 +135,7 @@ def _read_machine(run: RunDir) -> dict[str, Any]:
     try:
         environment = json.loads(run.environment.read_text(encoding="utf-8"))
         return {key: environment[key] for key in MACHINE}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"missing or damaged: {error!r}", where=str(run.environment), next_step=OTHER_PLACE) from error
 
 
@@ -156,7 +156,7 @@ def _read_result(run: RunDir) -> dict[str, Any] | None:
         has_loss = result["val_loss"] is None or isinstance(result["val_loss"], float)
         is_whole = has_loss and isinstance(result["steps"], int) and isinstance(result["load"]["mean"], dict)
         return result if is_whole and "bits_per_byte" in result else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

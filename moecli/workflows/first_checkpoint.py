@@ -83,6 +83,18 @@ def write_first_checkpoint(path: Path, first: FirstCheckpoint) -> list[Path]:
     with writing(path):
         if partial.exists():
             shutil.rmtree(partial)
+    try:
+        _fill(partial, path, first)
+        with writing(path):
+            partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return first_files(RunDir(path))
+
+
+def _fill(partial: Path, path: Path, first: FirstCheckpoint) -> None:
+    """Writes the run that will be at `path` into another folder, which may be left half-written."""
     with created(partial) as run:
         machine = describe_environment(torch.device("cpu"), first.recipe.seed)
         environment = machine | dict(first.environment) | {"data_fingerprint": first.data_fingerprint}
@@ -93,13 +105,6 @@ def write_first_checkpoint(path: Path, first: FirstCheckpoint) -> list[Path]:
         with new_checkpoint(run, 0) as folder:
             save_model(first.model, folder)
             save_first_state(first.recipe.seed, folder, first.moments)
-    try:
-        with writing(path):
-            partial.replace(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return first_files(RunDir(path))
 
 
 def _with_own_tokenizer(recipe: Recipe, run: RunDir) -> Recipe:

@@ -27,7 +27,7 @@ def has_text(source: SourceRun) -> bool:
     """Whether the text that a run was trained on is known; that of an imported checkpoint is not."""
     try:
         return json.loads(source.run.environment.read_text(encoding="utf-8"))["data_fingerprint"] is not None
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

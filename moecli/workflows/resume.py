@@ -68,7 +68,7 @@ def _data_fingerprint(run: RunDir) -> str | None:
     """Of the run's text; None where a converted checkpoint's is not known."""
     try:
         fingerprint: str | None = json.loads(run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"missing or damaged: {error}", where=str(run.environment), next_step="begin a new run") from error
     return fingerprint
 

@@ -185,6 +185,8 @@ def atomic_folder(target: Path, check: Callable[[Path], None] = lambda folder: N
             _flush(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not target.exists():  # the second renaming failed
+            old.rename(target)
         raise
 
 

@@ -50,7 +50,7 @@ class SourceRun:
         if recipe.data.model_copy(update={"cache_dir": own.cache_dir, "seq_len": own.seq_len}) == own:
             try:
                 fingerprint: str | None = json.loads(self.run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RunError(f"missing or damaged: {error}", where=str(self.run.environment), next_step="use another run") from error
             return fingerprint
         data = prepare(recipe.data)

@@ -98,5 +98,5 @@ def _files_of_report(folder: Path, mark: str) -> set[str]:
     try:
         files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
         return {mark, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()

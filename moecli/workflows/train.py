@@ -141,7 +141,7 @@ def _has_result(run: RunDir, content: dict[str, Any]) -> bool:
     try:
         before = json.loads(run.result.read_text(encoding="utf-8"))
         return bool(before.keys() == content.keys() and before["steps"] == content["steps"])
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
