@@ -24,6 +24,14 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LONG = ("--set", "training.steps=400", "--set", "evaluation.every=0", "--set", "training.checkpoint_every=0")
 
 
+@pytest.fixture(autouse=True)
+def hangup_at_its_default() -> Iterator[None]:
+    """Tests under nohup inherit an ignored SIGHUP, and moecli leaves an ignored one alone."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @contextmanager
 def sent(number: int, *, after_lines: int, run: str, times: int = 1) -> Iterator[None]:
     """Sends a signal to this process when a run has logged so many lines."""
