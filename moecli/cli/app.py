@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -112,7 +113,8 @@ def _report(error: Exception, *, as_json: bool) -> int:
         message, exit_code = f"{error.filename or 'the system'}: {error.strerror or error}\n  next: check the disk and the permissions", 1
     else:
         message, exit_code = f"{type(error).__name__}: {error}\n  next: this is a bug in moecli; run again with --debug and report it", 1
-    console.print_error(message)
+    with suppress(BrokenPipeError):  # who reads the exit code still wants it
+        console.print_error(message)
     if as_json:
         console.print_json({"error": message})
     return exit_code

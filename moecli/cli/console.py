@@ -5,10 +5,12 @@ Knows rich. Must not know any command.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,5 +68,16 @@ def print_error(message: str) -> None:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPED_WIDTH)
+    console = _Console(stderr=stderr)
+    return console if console.is_terminal else _Console(stderr=stderr, width=PIPED_WIDTH)
+
+
+class _Console(Console):
+    """Tells the command when the reader of its pipe has gone, where rich would end the program and the work with it."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is buffered would complain again at exit
+        os.close(nowhere)
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

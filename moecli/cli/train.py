@@ -51,8 +51,8 @@ def train_command(
         try:
             progress.show(event)
         except OSError as error:
-            # A terminal that is gone is no reason to lose the steps since the last checkpoint.
-            if not (stop.is_requested() or error.errno == errno.EIO):
+            # A terminal or a pipe that is gone is no reason to lose the steps since the last checkpoint.
+            if not (stop.is_requested() or error.errno in (errno.EIO, errno.EPIPE)):
                 raise
 
     with TrainProgress(people) as progress, stop.armed():

@@ -62,7 +62,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         content = path.read_bytes()
         files: dict[str, dict[str, Any]] = json.loads(content)["files"]
-        if content == _text(files).encode():
+        if content == _text(files).encode() and all(_is_entry(entry) for entry in files.values()):
             return files
     except FileNotFoundError as error:
         what = "there is no such file: the checkpoint is incomplete, or of a version of moecli that wrote none"
@@ -70,6 +70,10 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise RunError("damaged", where=str(path), next_step=OTHER_CHECKPOINT)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and {key: type(value) for key, value in entry.items()} == {"bytes": int, "sha256": str}
 
 
 def _text(files: dict[str, dict[str, Any]]) -> str:

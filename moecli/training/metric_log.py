@@ -24,13 +24,14 @@ class MetricLog:
 
     def __init__(self, path: Path, last_step: int) -> None:
         self.path = path
-        self._kept = [_line(figures) for figures in read_metrics(path) if figures["step"] <= last_step]
-        write_text_whole(path, "".join(self._kept))
+        kept = [figures for figures in read_metrics(path) if figures["step"] <= last_step]
+        write_text_whole(path, "".join(map(_line, kept)))
+        self._last = {_line(figures) for figures in kept if figures["step"] == last_step}
 
     def append(self, figures: dict[str, Any]) -> None:
         """Adds one line, unless a resumed run has it already. Floats are written so that they read back bit for bit."""
         line = _line(figures)
-        if line in self._kept:
+        if line in self._last:
             return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from moecli.errors import MachineError, NotFinite
+from moecli.errors import MachineError, NotFinite, RunError
 from moecli.model.checkpoint import save_model
 from moecli.model.manifest import check_manifest
 from moecli.training.state import save_state
 from moecli.training.trainer import Trainer
-from moecli.workflows.run_dir import RunDir, atomic_folder, checkpoint_steps, point_at, writing
+from moecli.workflows.run_dir import RunDir, atomic_folder, checkpoint_steps, linked_checkpoint, point_at, writing
 
 # For the small files of a checkpoint, and for what a file system adds to each.
 SPARE_BYTES = 1 << 20
@@ -72,9 +72,17 @@ def check_room(run: RunDir, trainer: Trainer) -> None:
 
 def last_checkpoint(run: RunDir) -> Path | None:
     """The checkpoint to go on from: `latest`, or the newest one where a kill, a copy or a hand has left the link without its folder.
-    None where there is none."""
+    None where there is none.
+
+    Raises:
+        RunError: a link is a folder, as a copy makes it that follows links: no new link could take its place. Or it points elsewhere.
+    """
+    for link in (run.latest, run.best):
+        if link.is_dir() and not link.is_symlink():
+            next_step = f"remove {link} where its checkpoint is beside it as step-N, and add --resume"
+            raise RunError("a folder, where a link to a checkpoint belongs", where=str(link), next_step=next_step)
     if run.latest.exists():
-        return run.latest.resolve()
+        return linked_checkpoint(run.latest)
     steps = checkpoint_steps(run)
     return steps[max(steps)].resolve() if steps else None
 
@@ -102,7 +110,8 @@ def prune(run: RunDir, keep_last: int | None) -> None:
 
 
 def begin_after(run: RunDir, step: int, *, is_done: bool) -> None:
-    """Readies a run to go on after `step` steps: what a kill has left half written goes, and the checkpoints of later steps.
+    """Readies a run to go on after `step` steps: what a kill has left half written goes, and the checkpoints of later steps. `latest`
+    points at the checkpoint of this step, also where a kill came before the link.
 
     Args:
         is_done: nothing is left to train; otherwise the result goes too, which the training will make anew.
@@ -120,6 +129,8 @@ def begin_after(run: RunDir, step: int, *, is_done: bool) -> None:
                 _remove(path)
         if run.best.is_symlink() and not run.best.exists():
             run.best.unlink()
+        if run.checkpoint(step).is_dir():
+            point_at(run.latest, run.checkpoint(step))
 
 
 def _remove(checkpoint: Path) -> None:

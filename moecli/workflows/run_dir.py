@@ -103,7 +103,7 @@ def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
     if not path.exists():
         raise RunError("there is no such folder", where=str(path), next_step="`moecli train RECIPE` makes one and says where")
     if (path / "checkpoints" / "latest").exists():
-        return RunDir(path), (path / "checkpoints" / "latest").resolve()
+        return RunDir(path), linked_checkpoint(RunDir(path).latest)
     if (path / "model.safetensors").is_file():
         checkpoint = path.resolve()
         run = RunDir(checkpoint.parent.parent)
@@ -118,6 +118,19 @@ def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
         allowed=", or ".join(["a folder with checkpoints/latest in it", "one such as checkpoints/step-300", *filter(None, [or_else])]),
         next_step="give the run folder that `moecli train` named",
     )
+
+
+def linked_checkpoint(link: Path) -> Path:
+    """The checkpoint that `latest` or `best` points at.
+
+    Raises:
+        RunError: it lies elsewhere: a run from a stranger could name any folder of ours.
+    """
+    checkpoint = link.resolve()
+    if checkpoint.parent != link.parent.resolve():
+        next_step = f"remove the link, and give a checkpoint itself: {link.parent}/step-N"
+        raise RunError("points out of the run's checkpoints", where=str(link), allowed="a link to a folder beside it", next_step=next_step)
+    return checkpoint
 
 
 @contextmanager

@@ -34,23 +34,26 @@ def sole_use(folder: Path, what: str) -> Iterator[None]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("w", encoding="utf-8")
+        if (folder / LOCK_FILE).is_symlink():  # a run from a stranger could name any file of ours
+            raise RunError("a link, where a file of the run belongs", where=str(folder / LOCK_FILE), next_step="remove it")
+        file = (folder / LOCK_FILE).open("a", encoding="utf-8")
     with contextlib.closing(file):
-        _lock(file, folder, what)
+        _lock(file, folder, what, fcntl.LOCK_EX if fcntl else 0)
         yield
 
 
 def check_not_in_use(folder: Path, what: str) -> None:
     """Raises RunError where another process is in its block of `sole_use`. Leaves the folder as it is."""
     with suppress(FileNotFoundError, NotADirectoryError, PermissionError), (folder / LOCK_FILE).open("r", encoding="utf-8") as file:
-        _lock(file, folder, what)
+        # Shared: NFS refuses to lock a file for one alone that is open for reading.
+        _lock(file, folder, what, fcntl.LOCK_SH if fcntl else 0)
 
 
-def _lock(file: TextIO, folder: Path, what: str) -> None:
+def _lock(file: TextIO, folder: Path, what: str, kind: int) -> None:
     if fcntl is None:
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         next_step = "wait for it, stop it, or give another --out"
         raise RunError(f"{what} is at work in this folder", where=str(folder), next_step=next_step) from None

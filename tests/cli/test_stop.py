@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,6 +110,15 @@ def test_a_terminal_that_is_gone_does_not_keep_the_steps_from_being_saved(tiny_r
         code, _, _ = inside("train", "tiny.yaml", "--out", "run", *LONG)
     assert code == 129
     assert int(Path("run/checkpoints/latest").readlink().name.removeprefix("step-")) >= 12
+
+
+def test_a_reader_of_the_pipe_that_is_gone_does_not_end_the_training(tiny_recipe):
+    command = [sys.executable, "-m", "moecli", "train", "tiny.yaml", "--out", "run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0 and errors == b""
+    assert Path("run/result.json").is_file()
 
 
 def test_what_nohup_has_switched_off_stays_off():

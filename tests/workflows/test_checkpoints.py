@@ -16,7 +16,7 @@ from moecli.training.trainer import Trainer
 from moecli.workflows import checkpoints as checkpoints_file
 from moecli.workflows.checkpoints import begin_after, last_checkpoint, new_checkpoint, point_best, prune
 from moecli.workflows.eval import evaluate_run
-from moecli.workflows.run_dir import RunDir, created, point_latest
+from moecli.workflows.run_dir import RunDir, created, find_checkpoint, point_latest
 from moecli.workflows.sole_use import sole_use
 from moecli.workflows.train_job import TrainJob
 from tests.workflows.test_train import losses, stop_after, train_tiny, weights
@@ -66,8 +66,43 @@ def test_what_kills_leave_goes_and_nothing_else(ten):
     steps = {f"step-{step}" for step in range(10, 81, 10)}
     assert {path.name for path in ten.checkpoints.iterdir()} == {*steps, "notes", "step-x", "latest"}
     assert {path.name for path in ten.path.iterdir()} == {"checkpoints", ".mine", "metrics.jsonl"}
-    # The link dangles: the training goes on from the newest that is left.
+    # The link was to a checkpoint that is gone, and is now to the one that the training goes on from.
+    assert ten.latest.readlink() == Path("step-80")
     assert last_checkpoint(ten) == ten.checkpoint(80).resolve()
+
+
+def test_a_finished_run_that_was_killed_before_its_link_gets_it_back(tiny_recipe):
+    train_tiny(tiny_recipe, "run")
+    Path("run/checkpoints/latest").unlink()
+    train_tiny(tiny_recipe, "run", resume=True)
+    assert Path("run/checkpoints/latest").readlink() == Path("step-6")
+
+
+@pytest.mark.parametrize("link", ["latest", "best"])
+def test_a_link_that_a_copy_made_a_folder_is_refused_before_anything_is_trained(ten, link):
+    (ten.checkpoints / link).unlink(missing_ok=True)
+    (ten.checkpoints / link).mkdir()
+    with pytest.raises(RunError, match="a link to a checkpoint belongs"):
+        last_checkpoint(ten)
+
+
+@pytest.mark.parametrize("target", ["/", "..", "../elsewhere"])
+def test_latest_that_points_out_of_the_run_is_refused_and_named(ten, target):
+    (ten.path / "elsewhere").mkdir()
+    ten.latest.unlink()
+    ten.latest.symlink_to(target)
+    for look in (last_checkpoint, lambda run: find_checkpoint(run.path)):
+        with pytest.raises(RunError, match=r"checkpoints/latest: points out of the run"):
+            look(ten)
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_points_at_stays(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match="a link"), sole_use(tmp_path / "run", "another training"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_a_checkpoint_that_is_not_what_was_written_never_appears(ten):

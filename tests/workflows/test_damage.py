@@ -9,6 +9,7 @@ import pytest
 
 from moecli.errors import RunError
 from moecli.model.checkpoint import load_model
+from moecli.model.manifest import _text, check_manifest
 from tests.workflows.test_train import train_tiny
 
 CUTS, FLIPS = 50, 200
@@ -39,3 +40,11 @@ def test_no_damage_to_any_file_is_loaded(tiny_recipe):
     # training_state.json has 26 bytes, fewer than 50 places to cut it at; its bits are 208.
     assert tried == 5 * (CUTS + FLIPS) - (CUTS - len(files["training_state.json"]))
     load_model(folder)
+
+
+@pytest.mark.parametrize("entry", [[], {}, {"bytes": "1", "sha256": ""}])
+def test_a_manifest_that_fits_its_own_hash_but_says_nonsense_is_refused(tmp_path, entry):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text(_text({"config.json": entry}))
+    with pytest.raises(RunError, match="damaged"):
+        check_manifest(tmp_path)
