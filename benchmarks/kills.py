@@ -169,12 +169,14 @@ def main() -> None:
     kills = sum(result.interrupted.values())
     if arguments.json:
         print(json.dumps({"kills": kills, "resumes": result.resumes, "failed": result.failed_resumes, "different": different}))
-        return
-    print(f"undisturbed: {arguments.steps:,} steps in {seconds:.1f} s after {start:.2f} s of start")
-    print(f"{kills} kills, {result.resumes} resumes, {result.failed_resumes} of them failed; {result.seconds:.0f} s")
-    for what, count in result.interrupted.most_common():
-        print(f"  {count:>4} interrupted {what}")
-    print(f"weights, optimizer state, random state and metrics: {', '.join(different) or 'the same, bit for bit'}")
+    else:
+        print(f"undisturbed: {arguments.steps:,} steps in {seconds:.1f} s after {start:.2f} s of start")
+        print(f"{kills} kills, {result.resumes} resumes, {result.failed_resumes} of them failed; {result.seconds:.0f} s")
+        for what, count in result.interrupted.most_common():
+            print(f"  {count:>4} interrupted {what}")
+        print(f"weights, optimizer state, random state and metrics: {', '.join(different) or 'the same, bit for bit'}")
+    if different or result.failed_resumes:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

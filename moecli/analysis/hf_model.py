@@ -6,7 +6,6 @@ No pickle is loaded, no code of a checkpoint is run, nothing is fetched.
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,13 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moecli.analysis.hf_folder import CONFIG_FILE, COPY_AGAIN, Weights, check_counts, check_numbers, check_weights, read_config
 from moecli.analysis.hf_routing import RoutedLayer, has_experts, routed_layers, routing_record, watching
 from moecli.errors import MachineError, RunError
 from moecli.moe.routing import RoutingRecord
 
-CONFIG_FILE = "config.json"
-OTHER_FOLDER = "give a folder that transformers' save_pretrained wrote, or a run folder of moecli"
-COPY_AGAIN = "copy or download the checkpoint again"
 OTHER_MODEL = "give a causal language model with mixture-of-experts layers, such as Mixtral, OLMoE, Qwen3-MoE, DeepSeek-V3 or gpt-oss"
 INSTALL = "install it: pip install 'transformers>=5.20'"
 # transformers' experts have had an interface in common since then.
@@ -93,19 +90,6 @@ class HuggingFaceModel:
         return {layer: tuple(getattr(m.experts, name) for name in names if hasattr(m.experts, name)) for layer, m in self._layers.items()}
 
 
-def is_huggingface_folder(path: Path) -> bool:
-    """Whether this is a folder whose config.json names a model type, as transformers writes it (moecli's own doesn't).
-
-    Raises:
-        RunError: config.json is damaged, so that nobody can tell.
-    """
-    try:
-        content = _read_json(path / CONFIG_FILE)
-    except OSError:
-        return False
-    return isinstance(content, dict) and "model_type" in content
-
-
 def load_huggingface(folder: Path) -> HuggingFaceModel:
     """Reads a checkpoint that transformers wrote, on the CPU, in evaluation mode, in the precision of the file.
 
@@ -113,11 +97,12 @@ def load_huggingface(folder: Path) -> HuggingFaceModel:
         RunError: it is damaged, or no mixture-of-experts model that moecli can read.
         MachineError: transformers is not installed.
     """
-    content = _read_config(folder)
-    _refuse_pickles(folder)
+    content, weights = read_config(folder), check_weights(folder)
+    check_counts(content, weights, str(folder / CONFIG_FILE))
     transformers = _transformers()
     with _quiet():
         config = _known_config(transformers, folder, content)
+        _check_size(transformers, folder, config, weights)
         model = _load(transformers, folder, config).eval()
     with _told_of(config.model_type, folder):
         layers = routed_layers(model)
@@ -135,43 +120,6 @@ def _told_of(model_type: str, folder: Path) -> Iterator[None]:
         yield
     except RunError as error:
         raise RunError(f"architecture {model_type}: {error.what}", where=str(folder), next_step=OTHER_MODEL) from error
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not folder.is_dir():
-        raise RunError("there is no such folder", where=str(folder), next_step=OTHER_FOLDER)
-    try:
-        content = _read_json(path)
-    except FileNotFoundError as error:
-        raise RunError("there is no such file", where=str(path), next_step=OTHER_FOLDER) from error
-    except OSError as error:
-        raise RunError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
-    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
-        raise RunError("it names no model_type, so it is not of a Hugging Face model", where=str(path), next_step=OTHER_FOLDER)
-    return content
-
-
-def _read_json(path: Path) -> Any:
-    """Raises OSError where there is no such file, and RunError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RunError("damaged: not UTF-8 text", where=str(path), next_step=COPY_AGAIN) from error
-    except RecursionError as error:
-        raise RunError("damaged: nested too deep to be read", where=str(path), next_step=COPY_AGAIN) from error
-    except ValueError as error:
-        raise RunError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
-
-
-def _refuse_pickles(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(file.suffix in (".bin", ".pt", ".pth") for file in folder.iterdir()):
-        what = "its weights are pickled, and loading a pickle can run any program, so moecli loads none"
-        next_step = "convert them with transformers: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)"
-        raise RunError(what, where=str(folder), allowed="weights in .safetensors files", next_step=next_step)
-    raise RunError("there are no weights (*.safetensors) in it", where=str(folder), next_step=COPY_AGAIN)
 
 
 def _transformers() -> Any:
@@ -222,6 +170,20 @@ def _known_config(transformers: Any, folder: Path, content: dict[str, Any]) -> A
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise RunError(f"architecture {model_type} is no causal language model", where=where, next_step=OTHER_MODEL)
     return config
+
+
+def _check_size(transformers: Any, folder: Path, config: Any, weights: Weights) -> None:
+    """That the model has no more numbers than its files: transformers makes it all before it looks for what is missing."""
+    where = str(folder / CONFIG_FILE)
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, attn_implementation=None, experts_implementation="eager"
+            )
+        numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    except Exception as error:  # a value can be wrong in any way, and each class of model has its own checks
+        raise RunError(f"transformers can't make a model of it: {_first_words(error)}", where=where, next_step=COPY_AGAIN) from error
+    check_numbers(numbers, weights, where)
 
 
 def _load(transformers: Any, folder: Path, config: Any) -> nn.Module:

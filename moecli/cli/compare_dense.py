@@ -81,9 +81,10 @@ def _run(plan: ComparisonPlan, as_json: bool) -> None:
     from moecli.workflows.events import Event, RunsDone, TrainingStarted
 
     people = console.stderr()
-    done = sum(run.state == "finished" for run in plan.runs)
-    people.print(f"{len(plan.runs)} runs, {done} of them done; folder {plan.folder}", markup=False, highlight=False, soft_wrap=True)
     stop = StopRequest(people)
+    done = sum(run.state == "finished" for run in plan.runs)
+    with stop.unheard():
+        people.print(f"{len(plan.runs)} runs, {done} of them done; folder {plan.folder}", markup=False, highlight=False, soft_wrap=True)
     are_runs_done = False
 
     def listener(event: Event) -> None:
@@ -93,7 +94,8 @@ def _run(plan: ComparisonPlan, as_json: bool) -> None:
         if isinstance(event, RunsDone):
             are_runs_done = True
             stop.end()
-        progress.show(event)
+        with stop.unheard():
+            progress.show(event)
 
     try:
         with CompareProgress(people) as progress, stop.armed():

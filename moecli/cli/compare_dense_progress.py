@@ -6,6 +6,7 @@ Knows the events of the compare-dense workflow. Must not compute figures.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.text import Text
 
 from moecli.cli.console import visible
-from moecli.cli.train_progress import SECONDS_BETWEEN_LINES, figures_text, quality_text
+from moecli.cli.train_progress import SECONDS_BETWEEN_LINES, figures_text, quality_text, rewind_text
 from moecli.cli.words import duration
 from moecli.workflows import events
-from moecli.workflows.events import Event, RunBegun, Stage, StepLogged, TrainingStarted, Validated, WorkDone
+from moecli.workflows.events import Event, Rewound, RunBegun, Stage, StepLogged, TrainingStarted, Validated, Warned, WorkDone
 
 
 class CompareProgress:
@@ -51,7 +52,8 @@ class CompareProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be gone
+            self._live.stop()
 
     def show(self, event: Event) -> None:
         """Takes any event of the workflow; checkpoints, and validations on the way, say nothing here."""
@@ -65,6 +67,10 @@ class CompareProgress:
             case Validated(step, evaluation) if step == self._steps:
                 self._is_in_run = False
                 self._say(f"  validation loss {quality_text(evaluation)}")
+            case Warned(text):
+                self._say(f"  warning: {text}")
+            case Rewound():
+                self._say(f"  {rewind_text(event)}")
             case WorkDone():
                 self._work(event)
             case Stage(text):

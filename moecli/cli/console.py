@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from moecli.workflows.plain_json import finite
 
@@ -73,7 +74,12 @@ def _console(*, stderr: bool) -> Console:
 
 
 class _Console(Console):
-    """Tells the command when the reader of its pipe has gone, where rich would end the program and the work with it."""
+    """Spells out what would give the terminal commands, wherever the text is from, file names included; and tells the command when the
+    reader of its pipe has gone, where rich would end the program and the work with it.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str("\n".join(visible(line) for line in text.split("\n")), **options)
 
     def on_broken_pipe(self) -> NoReturn:
         self.quiet = True

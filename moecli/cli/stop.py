@@ -5,6 +5,7 @@ Knows signals. Must not know what is stopped.
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,10 +63,19 @@ class StopRequest:
         return self._requested
 
     @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Around what tells of the work. A terminal or a pipe that is gone is no reason to lose the steps since the last checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            if not (self._requested or error.errno in (errno.EIO, errno.EPIPE)):
+                raise
+
+    @contextmanager
     def armed(self) -> Iterator[None]:
         """Takes the signals over while the body runs, and gives its interruptions the exit code of the signal. Those that the caller
-        of the program has switched off, as nohup does with SIGHUP, stay so."""
-        ignored = {number for number in SIGNALS if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_IGN}
+        of the program has switched off stay so: nohup does that with SIGHUP, a script with SIGINT for what it runs in the background."""
+        ignored = {number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
         before = {number: signal.signal(number, self._handle) for number in SIGNALS if number not in ignored}
         try:
             yield

@@ -5,7 +5,6 @@ Knows its options and how to show a training. Must not know how training works.
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,12 +47,8 @@ def train_command(
     def listener(event: Event) -> None:
         if isinstance(event, TrainingStarted):
             stop.begin()
-        try:
+        with stop.unheard():
             progress.show(event)
-        except OSError as error:
-            # A terminal or a pipe that is gone is no reason to lose the steps since the last checkpoint.
-            if not (stop.is_requested() or error.errno in (errno.EIO, errno.EPIPE)):
-                raise
 
     with TrainProgress(people) as progress, stop.armed():
         result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested)

@@ -81,10 +81,7 @@ class TrainProgress:
 
     def _rewound(self, event: Rewound) -> None:
         self._first_step, self._started = event.step, time.monotonic()
-        self._say(
-            f"{event.reason}: back to step {event.step}, and on at {event.learning_rate_factor:g} times the learning rate "
-            f"(rewind {event.number})"
-        )
+        self._say(rewind_text(event))
 
     def _step(self, figures: dict[str, Any]) -> None:
         text = figures_text(figures)
@@ -106,6 +103,12 @@ def quality_text(evaluation: Evaluation) -> str:
     """A loss and what follows from it."""
     text = f"{evaluation.loss:.4f} nats/{token_word(evaluation.is_masked)}, perplexity {evaluation.perplexity:.2f}"
     return text if evaluation.bits_per_byte is None else f"{text}, {evaluation.bits_per_byte:.3f} bits/byte"
+
+
+def rewind_text(event: Rewound) -> str:
+    """Why a training went back, and how it goes on."""
+    factor = event.learning_rate_factor
+    return f"{event.reason}: back to step {event.step}, and on at {factor:g} times the learning rate (rewind {event.number})"
 
 
 def figures_text(figures: dict[str, Any]) -> str:

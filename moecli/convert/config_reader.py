@@ -26,6 +26,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         ConvertError: there is none, or it is damaged.
     """
     path = folder / CONFIG_FILE
+    if path.exists() and not path.is_file():  # a device or a pipe would never end
+        raise ConvertError("no regular file", where=str(path), next_step=COPY_AGAIN)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from moecli.convert.config_reader import CONFIG_FILE, LARGEST_NUMBER, read_config
+from moecli.convert.features import moe_layers
 from moecli.convert.formats import Format, ModelFacts, format_of_type
 from moecli.convert.formats.base import FUSED_EXPERTS, with_fused_experts
-from moecli.convert.rules import Made, Read, Rule, Shape, check_shapes, expected_shapes, pieces_of, to_ours, to_theirs
+from moecli.convert.rules import EXPERT, Made, Read, Rule, Shape, check_shapes, expected_shapes, pieces_of, to_ours, to_theirs
 from moecli.convert.tensor_files import TensorFiles, open_tensors
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import ConvertError
@@ -147,12 +148,9 @@ def _read_shape(folder: Path, tensors: TensorFiles) -> HuggingFaceShape:
     if type(vocab_size) is not int or not 1 <= vocab_size <= LARGEST_NUMBER:
         raise ConvertError(f"vocab_size is {vocab_size!r}", where=where, allowed=f"a whole number from 1 to {LARGEST_NUMBER:,}")
     _check_special_ids(content, where)
-    # Before anything is made that grows with these numbers: each layer and expert has a tensor of its own.
-    num_experts = config.ffn.num_experts if isinstance(config.ffn, SparseMoEConfig) else 0
-    if max(config.num_layers, num_experts) > len(tensors.shapes):
-        what = f"describes {config.num_layers} layers and {num_experts} experts, the files hold {len(tensors.shapes)} tensors"
-        raise ConvertError(what, where=where, next_step="give the checkpoint with its own config.json")
-    pieces, fillers = pieces_of(_rules(fmt, config, tensors), gpt_shapes(config, vocab_size)), fmt.fillers(config)
+    rules = _rules(fmt, config, tensors)
+    _check_counts(config, rules, tensors, where)
+    pieces, fillers = pieces_of(rules, gpt_shapes(config, vocab_size)), fmt.fillers(config)
     check_shapes(tensors.shapes, expected_shapes(pieces, fillers), lambda name: str(tensors.file_of(name)))
     for filler in fillers:
         if not tensors.is_zero(filler.theirs):
@@ -162,6 +160,16 @@ def _read_shape(folder: Path, tensors: TensorFiles) -> HuggingFaceShape:
     if type(max_seq_len) is not int or max_seq_len < 1:
         raise ConvertError(f"max_position_embeddings is {max_seq_len!r}", where=where, allowed="a whole number of 1 or more")
     return HuggingFaceShape(fmt, config, vocab_size, max_seq_len, content)
+
+
+def _check_counts(config: GPTConfig, rules: tuple[Rule, ...], tensors: TensorFiles, where: str) -> None:
+    """Before anything is made that grows with these numbers: each layer has a tensor of its own, and so has each expert of a layer, where
+    they are not stacked."""
+    is_stacked = not any(EXPERT in name for rule in rules for name in rule.theirs)
+    num_experts = config.ffn.num_experts if isinstance(config.ffn, SparseMoEConfig) and not is_stacked else 0
+    if config.num_layers > len(tensors.shapes) or num_experts * len(moe_layers(config)) > len(tensors.shapes):
+        what = f"describes {config.num_layers} layers and {num_experts} experts, the files hold {len(tensors.shapes)} tensors"
+        raise ConvertError(what, where=where, next_step="give the checkpoint with its own config.json")
 
 
 def _check_special_ids(content: dict[str, Any], where: str) -> None:

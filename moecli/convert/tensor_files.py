@@ -6,6 +6,7 @@ Knows the files of one folder. Must not know what the tensors mean. No pickle is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from moecli.model.checkpoint import write_tensors
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth")
+# Of a file in the folder itself; half of a character can't be in one.
+FILE_NAME = re.compile(r"[^/\\\0\ud800-\udfff]+\.safetensors")
 COPY_AGAIN = "copy or download the checkpoint again"
 # What a header calls them. Narrower ones are quantised, and their scales lie in tensors of their own; several can share an I32.
 READABLE = {"F32", "F16", "BF16", "F64"}
@@ -86,6 +89,8 @@ def open_tensors(folder: Path) -> Iterator[TensorFiles]:
     files: dict[str, Path] = {}
     with ExitStack() as stack:
         for path in paths:
+            if path.exists() and not path.is_file():  # a pipe would never end
+                raise ConvertError("no regular file", where=str(path), next_step=COPY_AGAIN)
             try:
                 handle = stack.enter_context(safe_open(path, framework="pt"))
             except FileNotFoundError as error:
@@ -131,10 +136,12 @@ def _weight_map(folder: Path) -> dict[str, str]:
         names = {str(name): str(file) for name, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConvertError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
-    outside = next((file for file in names.values() if Path(file).name != file or file in ("", "..")), None)
+    outside = next((file for file in names.values() if not FILE_NAME.fullmatch(file)), None)
     if outside is not None or not names:
-        what = "names no files" if outside is None else f"names a file outside the folder: {outside}"
-        raise ConvertError(what, where=str(path), next_step=COPY_AGAIN)
+        is_elsewhere = outside is not None and (Path(outside).name != outside or outside == "..")
+        kind = "file outside the folder" if is_elsewhere else "file that can't be of weights"
+        what = "names no files" if outside is None else f"names a {kind}: {outside}"
+        raise ConvertError(what, where=str(path), allowed="names of .safetensors files beside it", next_step=COPY_AGAIN)
     return names
 
 

@@ -21,6 +21,13 @@ _REASONS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
 }
+# Where room is of no help: what is in the way, and what to do about that.
+_IN_THE_WAY = {
+    errno.EISDIR: ("a folder is where a file belongs", "move it away"),
+    errno.ENOTDIR: ("a file is where a folder belongs", "move it away"),
+    errno.EEXIST: ("a file is where a folder belongs", "move it away"),
+    errno.ELOOP: ("a link points at itself", "remove it"),
+}
 
 
 @contextmanager
@@ -33,6 +40,11 @@ def disk_errors(where: str, next_step: str) -> Iterator[None]:
 
 
 def disk_error(error: OSError, where: str, next_step: str) -> MachineError:
+    """The message. It names the file that the system names, where that is not `where` itself."""
+    if error.errno in _IN_THE_WAY:
+        what, next_step = _IN_THE_WAY[error.errno]
+        named = error.filename2 or error.filename or where  # of a renaming, where it goes
+        return MachineError(what, where=str(named), next_step=next_step)
     reason = _REASONS.get(error.errno or 0) or error.strerror or str(error)
     return MachineError(f"can't read or write here: {reason}", where=where, next_step=next_step)
 

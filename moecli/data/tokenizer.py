@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = "<|endoftext|>"
+# Many times the largest vocabularies there are. Models have a row for each id up to the largest, whether a token has it or not.
+LARGEST_ID = 2**24 - 1
 
 # How tokenizers of other projects call the end of a text, in the order in which they are looked for.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>", "[SEP]")
@@ -131,16 +133,27 @@ class Tokenizer:
         """Reads a `tokenizer.json`.
 
         Raises:
-            DataError: there is none, or it is none.
+            DataError: there is none, it is none, or its ids are too large.
         """
         import tokenizers
 
         next_step = "give the path of a tokenizer.json as the library `tokenizers` writes it"
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
+            raise DataError(
+                f"{'a folder' if path.is_dir() else 'no regular file'}, where a file belongs", where=str(path), next_step=next_step
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"can't be read: {error}", where=str(path), next_step=next_step) from error
         try:
-            return cls(tokenizers.Tokenizer.from_str(text))
-        except Exception as error:  # the library raises no narrower type
+            tokenizer = cls(tokenizers.Tokenizer.from_str(text))
+        except BaseException as error:
+            # The library raises no narrower type than Exception; where it panics, one that is none and has no name to import.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise DataError(f"not a tokenizer: {error}", where=str(path), next_step=next_step) from error
+        if tokenizer.vocab_size > LARGEST_ID + 1:
+            what = f"a token has the id {tokenizer.vocab_size - 1:,}"
+            raise DataError(what, where=str(path), allowed=f"ids from 0 to {LARGEST_ID:,}", next_step=next_step)
+        return tokenizer

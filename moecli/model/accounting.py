@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from moecli.model.config import GPTConfig
-from moecli.model.gpt import GPT
+from moecli.model.skeleton import skeleton
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.layers import MLP, DenseMoE, FeedForward, SoftMoE, SparseMoE
 
@@ -57,10 +56,13 @@ class TrainingMemory:
 
 
 def model_cost(config: GPTConfig, vocab_size: int, seq_len: int, forward_passes_ahead: int = 0) -> ModelCost:
-    """Counts a GPT of this shape, trained with so many forward passes ahead of each step's own. Allocates nothing."""
-    with torch.device("meta"):
-        model = GPT(config, vocab_size)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    """Counts a GPT of this shape, trained with so many forward passes ahead of each step's own. Allocates nothing.
+
+    Raises:
+        MachineError: a tensor is too large to be counted.
+    """
+    model = skeleton(config, vocab_size)
+    total = _num_params(model)
     feed_forwards = model.feed_forwards()
     feed_forward_params = sum(_num_params(ffn) for ffn in feed_forwards)
     active = total - feed_forward_params + sum(ffn.num_active_params for ffn in feed_forwards)
@@ -82,15 +84,14 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int, forward_passes_
 
 def training_memory(config: GPTConfig, vocab_size: int, seq_len: int, micro_batch_size: int) -> TrainingMemory:
     """Bytes for training a GPT of this shape on micro-batches of so many sequences. Allocates nothing."""
-    cost = model_cost(config, vocab_size, seq_len)
-    with torch.device("meta"):
-        model = GPT(config, vocab_size)
+    model = skeleton(config, vocab_size)
+    total = _num_params(model)
     # The final norm keeps three rows, cross-entropy the log-softmax of the logits.
     per_token = sum(_block_floats(ffn, config, seq_len) for ffn in model.feed_forwards()) + 3 * config.d_model + vocab_size
     return TrainingMemory(
-        weights=FLOAT32_BYTES * cost.params_total,
-        gradients=FLOAT32_BYTES * cost.params_total,
-        optimizer=FLOAT32_BYTES * ADAMW_STATES * cost.params_total,
+        weights=FLOAT32_BYTES * total,
+        gradients=FLOAT32_BYTES * total,
+        optimizer=FLOAT32_BYTES * ADAMW_STATES * total,
         activations=round(FLOAT32_BYTES * micro_batch_size * seq_len * per_token),
     )
 

@@ -18,6 +18,8 @@ FEED_FORWARD_CONFIGS = {kind: feed_forward.config_class for kind, feed_forward i
 
 # 4 * d_model, the default width of feed-forward networks, has to be a number that a config can hold.
 ModelWidth = Annotated[int, Interval(ge=1, le=LARGEST // 4)]
+# Several times the deepest models there are. What a model costs is counted layer by layer, also where it is refused for its size then.
+Depth = Annotated[int, Interval(ge=1, le=512)]
 
 
 class MoELayersConfig(Config):
@@ -48,8 +50,8 @@ class GPTConfig(Config):
 
     d_model: ModelWidth = 128
     """Width of the residual stream."""
-    num_layers: PositiveInt = 4
-    """Blocks."""
+    num_layers: Depth = 4
+    """Blocks; 512 at most."""
     num_heads: PositiveInt = 4
     """Query heads."""
     num_kv_heads: PositiveInt | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def check_manifest(folder: Path) -> None:
 def _difference(path: Path, entry: dict[str, Any]) -> str:
     """How a file is not what its entry says; empty where it is."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            return "no regular file"
         num_bytes = path.stat().st_size
         if num_bytes != entry["bytes"]:
             return f"damaged: {num_bytes:,} bytes, {entry['bytes']:,} were written"
@@ -60,7 +63,7 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of a manifest that is byte for byte what was written."""
     path = folder / MANIFEST_FILE
     try:
-        content = path.read_bytes()
+        content = b"" if path.exists() and not path.is_file() else path.read_bytes()  # a pipe would never end
         files: dict[str, dict[str, Any]] = json.loads(content)["files"]
         if content == _text(files).encode() and all(_is_entry(entry) for entry in files.values()):
             return files

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # A spreadsheet takes a cell that begins so for a formula.
-FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_BEGINNINGS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> bool:
@@ -39,4 +39,4 @@ def write_csv(rows: Iterable[dict[str, Any]], path: Path) -> bool:
 
 
 def _safe(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_BEGINNINGS) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.lstrip("\n").startswith(FORMULA_BEGINNINGS) else cell

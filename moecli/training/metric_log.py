@@ -50,10 +50,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metric log; an incomplete last line is left out, a missing file is empty.
 
     Raises:
-        RunError: a line is not an object with a step.
+        RunError: a line is not an object with a step of 0 or more, or a folder or a pipe is in the file's place.
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise RunError("not a file, where metrics belong", where=str(path), next_step="remove it: without metrics there are no curves")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.endswith("\n")]
 
@@ -61,7 +63,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _parsed(line: str, where: str) -> dict[str, Any]:
     try:
         figures = json.loads(line)
-        if isinstance(figures["step"], int):
+        if type(figures["step"]) is int and figures["step"] >= 0:
             return dict(figures)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass

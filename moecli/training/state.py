@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from moecli.data.json_file import read_object
 from moecli.errors import RunError
 from moecli.model.checkpoint import OTHER_CHECKPOINT, read_tensors, write_tensors
 from moecli.model.manifest import add_to_manifest
@@ -51,13 +52,8 @@ def load_state(trainer: Trainer, folder: Path) -> int:
         RunError: a file is missing, damaged, or doesn't fit the model.
     """
     tensors = read_tensors(folder / TENSORS_FILE)
-    try:
-        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        step, num_rewinds = int(content["step"]), int(content.get("rewinds", 0))
-        if step < 0 or num_rewinds < 0:
-            raise ValueError("a count below 0")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise RunError(f"missing or damaged: {error}", where=str(folder / STATE_FILE), next_step=OTHER_CHECKPOINT) from error
+    content = read_object(folder / STATE_FILE, OTHER_CHECKPOINT)
+    step, num_rewinds = content.whole_number("step"), content.whole_number("rewinds", default=0)
     try:
         _set_random_states(tensors, trainer.device)
     except (KeyError, RuntimeError, TypeError) as error:

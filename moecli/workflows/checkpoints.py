@@ -109,16 +109,10 @@ def prune(run: RunDir, keep_last: int | None) -> None:
             _remove(steps[step])
 
 
-def begin_after(run: RunDir, step: int, *, is_done: bool) -> None:
+def begin_after(run: RunDir, step: int) -> None:
     """Readies a run to go on after `step` steps: what a kill has left half written goes, and the checkpoints of later steps. `latest`
-    points at the checkpoint of this step, also where a kill came before the link.
-
-    Args:
-        is_done: nothing is left to train; otherwise the result goes too, which the training will make anew.
-    """
+    points at the checkpoint of this step, also where a kill came before the link."""
     with writing(run.path):
-        if not is_done:
-            run.result.unlink(missing_ok=True)
         for pattern in (".*.json-*", ".*.jsonl-*", ".*.yaml-*"):  # data/disk.py names them so
             for path in run.path.glob(pattern):
                 path.unlink()

@@ -1,4 +1,4 @@
-"""What a reader has to know of the figures that came out: which are bounds, and which machines they are of.
+"""What a reader has to know of the figures that came out: which are bounds, which runs had trouble, and which machines they are of.
 
 Knows results. Must not know how notes are shown.
 """
@@ -21,7 +21,10 @@ Machine = dict[str, Any]
 
 def result_notes(results: Sequence[ArmResult], measure: Measure, seeds: Sequence[int]) -> list[str]:
     """The results begin with the base; their runs are in the order of the seeds."""
-    return [note for other in results[1:] for note in _bound_notes(results[0], other, measure)] + _machine_notes(results, seeds)
+    return [note for other in results[1:] for note in _bound_notes(results[0], other, measure)] + [
+        *_trouble_notes(results, seeds),
+        *_machine_notes(results, seeds),
+    ]
 
 
 def _bound_notes(base: ArmResult, other: ArmResult, measure: Measure) -> list[str]:
@@ -35,6 +38,17 @@ def _bound_notes(base: ArmResult, other: ArmResult, measure: Measure) -> list[st
                 f"{base.arm.name} against {other.arm.name}: {result.arm.name} was below the equal loss before its first validation with "
                 f"{early} of {len(pairs)} seed{'s' * (len(pairs) > 1)}, so the base is {bound} so many times as fast as is given"
             )
+    return notes
+
+
+def _trouble_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[str]:
+    """The runs that went back to a checkpoint, or looked wrong on the way."""
+    notes = []
+    for result in results:
+        for seed, run in zip(seeds, result.runs, strict=True):
+            times = f"{run.num_rewinds} time{'s' * (run.num_rewinds > 1)}"
+            rewinds = [f"numbers were not finite, and it went back to a checkpoint {times}"] * (run.num_rewinds > 0)
+            notes += [f"{result.arm.name}, seed {seed}: {what}" for what in (*rewinds, *run.warnings)]
     return notes
 
 

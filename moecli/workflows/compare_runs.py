@@ -5,7 +5,7 @@ Knows run folders. Must not know what the runs are compared for.
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import statistics
 from collections.abc import Callable, Sequence
@@ -15,19 +15,21 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moecli.data.json_file import read_object
 from moecli.data.prepare import PreparedData, prepare
 from moecli.errors import RunError, TrainingError
 from moecli.recipe.schema import Recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.events import Listener
 from moecli.workflows.resume import check_same_data, check_same_recipe
-from moecli.workflows.run_dir import LOCK_FILE, RunDir, is_run_without_checkpoint, point_latest, writing
+from moecli.workflows.run_dir import LOCK_FILE, RunDir, checkpoint_steps, is_run_without_checkpoint, point_latest, writing
 from moecli.workflows.train import train
 
 RunState = Literal["to begin", "to go on", "finished"]
 
 # What a training has made of its folder when it is killed before its first checkpoint.
 EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints", LOCK_FILE)
+LOADS = ("cv_load", "max_violation", "dead_experts", "dropped_fraction")
 MACHINE = ("device", "threads", "cpus", "platform")
 OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
 
@@ -45,7 +47,7 @@ def run_state(run: RunDir, recipe: Recipe, data: PreparedData) -> RunState:
         return "to begin"
     check_same_recipe(run, recipe, may_differ=(), next_step=OTHER_PLACE)
     check_same_data(run, data, next_step=f"bring the old text (for stdlib, the Python version) back, or {OTHER_PLACE}")
-    result = _read_result(run)
+    result = read_result(run)
     return "finished" if result is not None and result["steps"] == recipe.training.steps else "to go on"
 
 
@@ -87,6 +89,10 @@ class FinishedRun:
     """Median over the logged windows after the first, in which the model is compiled and caches are cold."""
     machine: dict[str, Any]
     """What seconds depend on: the values of MACHINE in its environment.json."""
+    num_rewinds: int
+    """How often numbers were not finite and the training went back to a checkpoint."""
+    warnings: tuple[str, ...]
+    """What looked wrong on the way, each kind once."""
 
     @property
     def steps(self) -> int:
@@ -100,7 +106,7 @@ def read_finished(run: RunDir) -> FinishedRun:
         TrainingError: its final loss is no number.
         RunError: its metrics are damaged.
     """
-    result = _read_result(run)
+    result = read_result(run)
     assert result is not None
     if result["val_loss"] is None:
         remove = "remove this folder, so that the run is made again"
@@ -121,22 +127,21 @@ def read_finished(run: RunDir) -> FinishedRun:
         run=run,
         val_loss=result["val_loss"],
         bits_per_byte=result["bits_per_byte"],
-        load={key: mean[key] for key in ("cv_load", "max_violation", "dead_experts", "dropped_fraction")} if mean else None,
+        load={key: mean[key] for key in LOADS} if mean else None,
         seconds=seconds[-1],
         validated_steps=tuple(sorted(validated)),
         val_losses=tuple(validated[step] for step in sorted(validated)),
         validated_seconds=tuple(np.interp(sorted(validated), steps, seconds).tolist()),
         seconds_per_step=statistics.median(per_step[1:] or per_step),
         machine=_read_machine(run),
+        num_rewinds=sum("rewind" in line for line in lines),
+        warnings=tuple(str(line["warning"]) for line in lines if "warning" in line),
     )
 
 
 def _read_machine(run: RunDir) -> dict[str, Any]:
-    try:
-        environment = json.loads(run.environment.read_text(encoding="utf-8"))
-        return {key: environment[key] for key in MACHINE}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"missing or damaged: {error!r}", where=str(run.environment), next_step=OTHER_PLACE) from error
+    environment = read_object(run.environment, OTHER_PLACE)
+    return {key: environment.value(key) for key in MACHINE}
 
 
 def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int], list[float]]:
@@ -149,15 +154,20 @@ def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int
     return steps, seconds
 
 
-def _read_result(run: RunDir) -> dict[str, Any] | None:
+def read_result(run: RunDir) -> dict[str, Any] | None:
     """None where there is none, or not a whole one: then the end of the training is done again. A loss that is no number is null."""
     try:
-        result = json.loads(run.result.read_text(encoding="utf-8"))
-        has_loss = result["val_loss"] is None or isinstance(result["val_loss"], float)
-        is_whole = has_loss and isinstance(result["steps"], int) and isinstance(result["load"]["mean"], dict)
-        return result if is_whole and "bits_per_byte" in result else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        result = read_object(run.result, OTHER_PLACE).content
+        mean = result["load"]["mean"]
+        qualities = [result[key] for key in ("val_loss", "bits_per_byte")]
+        has_numbers = all(value is None or _is_number(value) for value in qualities) and type(result["steps"]) is int
+        return result if has_numbers and (mean == {} or all(_is_number(mean[key]) for key in LOADS)) else None
+    except (RunError, KeyError, TypeError):
         return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _check_is_early(run: RunDir) -> None:
@@ -175,8 +185,8 @@ def _check_is_early(run: RunDir) -> None:
 
 def _last_checkpoint(run: RunDir) -> Path | None:
     """Of those that are there, which are whole: they are renamed into place."""
-    steps = [path for path in run.checkpoints.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return max(steps, key=lambda path: int(path.name.removeprefix("step-")), default=None)
+    steps = checkpoint_steps(run)
+    return steps[max(steps)] if steps else None
 
 
 def as_run_dir(folder: Path, arm: str, seed: int) -> RunDir:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moecli.analysis.hf_model import is_huggingface_folder
+from moecli.analysis.hf_folder import is_huggingface_folder
 from moecli.convert.config_reader import CONFIG_FILE, read_config
 from moecli.errors import RunError
 from moecli.workflows.convert_export import export_checkpoint, plan_export

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from moecli.analysis.hf_model import is_huggingface_folder
+from moecli.analysis.hf_folder import is_huggingface_folder
 from moecli.convert.hf_folder import TOKENIZER_FILE, check_own_tensors, load_gpt, read_shape
 from moecli.convert.rules import Read
 from moecli.convert.tensor_files import open_tensors
@@ -23,6 +23,7 @@ from moecli.model.config import GPTConfig
 from moecli.model.gpt import GPT
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
+from moecli.workflows.opened_run import check_same_model
 from moecli.workflows.run_dir import RunDir, find_checkpoint
 
 
@@ -60,6 +61,7 @@ def _run(path: Path) -> Iterator[ExportSource]:
     run, checkpoint = find_checkpoint(path, or_else="a Hugging Face folder")
     recipe = load_recipe(run.recipe).recipe
     config, vocab_size = read_config(checkpoint / CONFIG_FILE)
+    check_same_model(config, recipe, checkpoint)
     tokenizer = Tokenizer.load(run.tokenizer)
     with open_tensors(checkpoint) as tensors:
         check_own_tensors(tensors, config, vocab_size)

@@ -26,7 +26,7 @@ from moecli.recipe.schema import Recipe
 from moecli.workflows.events import Listener, Progress, Stage
 from moecli.workflows.generate_notes import generate_notes
 from moecli.workflows.growing_text import Finish, GrowingText
-from moecli.workflows.opened_run import check_vocabulary
+from moecli.workflows.opened_run import check_fits
 from moecli.workflows.run_dir import find_checkpoint
 
 TextListener = Callable[[int, str], None]
@@ -141,7 +141,7 @@ def generate_text(
     distinct = {prompt.text: prompt for prompt in request.prompts}
     ids_of = {text: _encode(prompt, tokenizer) for text, prompt in distinct.items()}
     model = load_model(checkpoint)
-    check_vocabulary(model, recipe, tokenizer, checkpoint)
+    check_fits(model.config, model.vocab_size, recipe, tokenizer, checkpoint)
     _check_memory(model, recipe, max(map(len, ids_of.values())), request)
     prompts = [prompt.text for prompt in request.prompts for _ in range(request.num_samples)]
     texts = [GrowingText(tokenizer, ids_of[prompt], request.stop) for prompt in prompts]

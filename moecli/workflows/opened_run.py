@@ -17,12 +17,13 @@ from moecli.data.token_split import TokenSplit
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import RunError
 from moecli.model.checkpoint import OTHER_CHECKPOINT, load_model
+from moecli.model.config import GPTConfig
 from moecli.model.device import pick_device
 from moecli.model.gpt import GPT
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.batches import evaluation_batches, model_vocab_size
-from moecli.workflows.resume import check_same_data
+from moecli.workflows.resume import check_same_data, flat
 from moecli.workflows.run_dir import RunDir, find_checkpoint
 
 Split = Literal["validation", "train"]
@@ -63,7 +64,7 @@ def open_run(run_path: Path, *, text: FilesCorpus | None = None, split: Split = 
     recipe = load_recipe(run.recipe).recipe
     model = load_model(checkpoint)
     tokenizer = Tokenizer.load(run.tokenizer)
-    check_vocabulary(model, recipe, tokenizer, checkpoint)
+    check_fits(model.config, model.vocab_size, recipe, tokenizer, checkpoint)
     if text is not None:
         tokens = prepare_text(text, tokenizer, recipe.data.cache_dir)
     else:
@@ -83,12 +84,25 @@ def open_run(run_path: Path, *, text: FilesCorpus | None = None, split: Split = 
     )
 
 
-def check_vocabulary(model: GPT, recipe: Recipe, tokenizer: Tokenizer, checkpoint: Path) -> None:
-    """Raises RunError where the tokenizer's ids are not those that the model was trained on."""
+def check_fits(config: GPTConfig, vocab_size: int, recipe: Recipe, tokenizer: Tokenizer, checkpoint: Path) -> None:
+    """Raises RunError where the run's recipe is of another model than the checkpoint, or the tokenizer's ids are not those that it was
+    trained on."""
+    check_same_model(config, recipe, checkpoint)
     needed = model_vocab_size(recipe, tokenizer.vocab_size)
-    if model.vocab_size != needed:
+    if vocab_size != needed:
         raise RunError(
-            f"the model has {model.vocab_size:,} token ids, the run's tokenizer.json and objective make {needed:,}",
+            f"the model has {vocab_size:,} token ids, the run's tokenizer.json and objective make {needed:,}",
             where=str(checkpoint),
             next_step=f"bring the run's own tokenizer.json back, or {OTHER_CHECKPOINT}",
         )
+
+
+def check_same_model(config: GPTConfig, recipe: Recipe, checkpoint: Path) -> None:
+    """Raises RunError, with the keys that differ, where a checkpoint is not of its recipe's model."""
+    before = flat({"model": config.model_copy(update={"causal": config.is_causal}).model_dump()})
+    now = flat({"model": recipe.model.model_dump()})
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        lines = [f"  {key}: {before.get(key, 'absent')!r} in the checkpoint, {now.get(key, 'absent')!r} in the recipe" for key in changed]
+        next_step = f"bring the run's own recipe.yaml back, or {OTHER_CHECKPOINT}"
+        raise RunError("\n".join(["the run's recipe.yaml is of another model:", *lines]), where=str(checkpoint), next_step=next_step)

@@ -13,7 +13,7 @@ from moecli.errors import RunError
 from moecli.model.checkpoint import load_model
 from moecli.model.gpt import GPT
 from moecli.training.metric_log import read_metrics
-from moecli.workflows.run_dir import RunDir
+from moecli.workflows.run_dir import RunDir, step_of
 
 CURVES = ("load_cv", "max_violation", "dropped_fraction", "dead_experts")
 
@@ -56,9 +56,3 @@ def load_earlier(checkpoint: Path, last: GPT) -> GPT:
     if (model.config, model.vocab_size) != (last.config, last.vocab_size):
         raise RunError("is not of the model that the run ended with", where=str(checkpoint), next_step=next_step)
     return model
-
-
-def step_of(checkpoint: Path) -> int | None:
-    """The step that a checkpoint folder is named after."""
-    number = checkpoint.name.removeprefix("step-")
-    return int(number) if number.isdigit() else None

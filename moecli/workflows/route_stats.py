@@ -26,9 +26,10 @@ from moecli.model.gpt import GPT
 from moecli.moe.routing import RoutingRecord
 from moecli.workflows.batches import spread_batches
 from moecli.workflows.events import Listener, Progress, Stage
-from moecli.workflows.over_training import earlier_checkpoints, load_earlier, step_of, training_curves
+from moecli.workflows.over_training import earlier_checkpoints, load_earlier, training_curves
 from moecli.workflows.plain_json import finite
 from moecli.workflows.routing_subject import RoutingSubject, TextChoice, check_labels, open_subject
+from moecli.workflows.run_dir import step_of
 from moecli.workflows.stats_folder import stats_target, write_stats
 from moecli.workflows.stats_notes import stats_notes
 from moecli.workflows.token_text import name_tokens, text_view

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moecli.analysis.hf_model import is_huggingface_folder, load_huggingface
+from moecli.analysis.hf_folder import is_huggingface_folder
+from moecli.analysis.hf_model import load_huggingface
 from moecli.analysis.specialisation import POSITION
 from moecli.data.batches import Batch, validation_batches
 from moecli.data.corpora.files import FilesCorpus

@@ -14,6 +14,7 @@ Knows every file name of a run. Must not know what is in the files.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -88,8 +89,14 @@ def is_run_without_checkpoint(path: Path) -> bool:
 
 def checkpoint_steps(run: RunDir) -> dict[int, Path]:
     """The checkpoints that there are by their steps. They are whole: each was renamed into place."""
-    names = ((path.name.removeprefix("step-"), path) for path in run.checkpoints.glob("step-*"))
-    return {int(number): path for number, path in names if number.isdecimal() and path.is_dir()}
+    numbered = ((step_of(path), path) for path in run.checkpoints.glob("step-*") if path.is_dir())
+    return {step: path for step, path in numbered if step is not None}
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step that a checkpoint folder is named after, as `RunDir.checkpoint` names it; None of any other name."""
+    name = re.fullmatch(r"step-(0|[1-9][0-9]{0,9})", checkpoint.name)
+    return None if name is None else int(name[1])
 
 
 def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:

@@ -13,7 +13,7 @@ from moecli.workflows.run_dir import OUTPUTS, RunDir, checkpoint_steps, is_run_w
 
 
 def new_run_path(name: str, out: Path | None) -> Path:
-    """Where a new run goes: `out`, or outputs/<name>/<time>.
+    """Where a new run goes: `out`, which may be an empty folder, or outputs/<name>/<time>.
 
     Raises:
         RunError: there is something already.
@@ -22,7 +22,8 @@ def new_run_path(name: str, out: Path | None) -> Path:
     if is_run_without_checkpoint(path):
         next_step = "add --resume to begin it again, remove the folder, or give another --out"
         raise RunError("a run that ended before its first checkpoint is here", where=str(path), next_step=next_step)
-    if path.exists() or path.is_symlink():
+    is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if not is_empty and (path.exists() or path.is_symlink()):
         raise RunError(
             "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
         )
@@ -48,6 +49,12 @@ def find_run(name: str, out: Path | None) -> RunDir:
     if not runs:
         raise RunError("no run with a checkpoint to resume", where=str(OUTPUTS / name), next_step="name the run folder with --out")
     return RunDir(runs[-1])
+
+
+def begun_later(run: RunDir, name: str) -> list[Path]:
+    """Runs of outputs/<name>/ that are newer than this one, and were killed before their first checkpoint."""
+    paths = sorted((OUTPUTS / name).glob("*"))
+    return [path for path in paths if path.name > run.path.name and is_run_without_checkpoint(path)]
 
 
 def _default_path(name: str) -> Path:

@@ -5,7 +5,6 @@ Knows run folders and whether two of them read the same tokens. Must not know wh
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from moecli.model.gpt import GPT
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.training.state import read_moments
-from moecli.workflows.opened_run import check_vocabulary
+from moecli.workflows.opened_run import check_fits
+from moecli.workflows.resume import data_fingerprint
 from moecli.workflows.run_dir import RunDir, find_checkpoint
 
 # A notice where `data_fingerprint` gives None.
@@ -48,11 +48,7 @@ class SourceRun:
         """
         own = self.recipe.data
         if recipe.data.model_copy(update={"cache_dir": own.cache_dir, "seq_len": own.seq_len}) == own:
-            try:
-                fingerprint: str | None = json.loads(self.run.environment.read_text(encoding="utf-8"))["data_fingerprint"]
-            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                raise RunError(f"missing or damaged: {error}", where=str(self.run.environment), next_step="use another run") from error
-            return fingerprint
+            return data_fingerprint(self.run, next_step="use another run")
         data = prepare(recipe.data)
         if data.tokenizer.content_hash != self.tokenizer.content_hash:
             what = "the tokenizer of this recipe is not that of the source, so ids would mean other text"
@@ -92,7 +88,7 @@ def open_source(path: Path) -> SourceRun:
     """
     run, checkpoint = find_checkpoint(path)
     recipe, model, tokenizer = load_recipe(run.recipe).recipe, load_model(checkpoint), Tokenizer.load(run.tokenizer)
-    check_vocabulary(model, recipe, tokenizer, checkpoint)
+    check_fits(model.config, model.vocab_size, recipe, tokenizer, checkpoint)
     bad = _not_finite(model)
     if bad is not None:
         where = str(checkpoint / WEIGHTS_FILE)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from moecli.analysis.hf_model import is_huggingface_folder
+from moecli.analysis.hf_folder import is_huggingface_folder
 from moecli.errors import RunError
 from moecli.reports import write_comparison, write_dense_comparison, write_reports
 from moecli.workflows.run_dir import OUTPUTS, atomic_folder, find_checkpoint

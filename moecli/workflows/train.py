@@ -23,7 +23,7 @@ from moecli.model.checkpoint import load_model
 from moecli.model.device import check_memory, pick_device
 from moecli.model.init import build_gpt
 from moecli.recipe.leak_notes import leaks_json
-from moecli.recipe.load import dump_recipe
+from moecli.recipe.load import dump_recipe, load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.training.state import load_state
 from moecli.training.trainer import Trainer
@@ -31,12 +31,13 @@ from moecli.workflows.batches import model_vocab_size, training_batches
 from moecli.workflows.checkpoints import begin_after, check_room, last_checkpoint
 from moecli.workflows.environment import describe_environment
 from moecli.workflows.events import Listener, Stage, TrainingStarted
+from moecli.workflows.opened_run import check_same_model
 from moecli.workflows.plain_json import finite
 from moecli.workflows.plan import TrainingPlan, plan_training
-from moecli.workflows.resume import check_has_text, check_same_data, check_same_recipe
+from moecli.workflows.resume import check_has_text, check_own_files, check_same_data, check_same_recipe, check_same_tokenizer
 from moecli.workflows.rewind import train_with_rewinds
 from moecli.workflows.run_dir import RunDir, created, write_atomically, writing
-from moecli.workflows.run_path import find_run, new_run_path
+from moecli.workflows.run_path import begun_later, find_run, new_run_path
 from moecli.workflows.sole_use import check_not_in_use, sole_use
 from moecli.workflows.train_job import TrainJob
 
@@ -102,13 +103,16 @@ def train(
         MoecliError: anything that the user can put right. A new run folder without a checkpoint is removed before.
     """
     started = time.perf_counter()
-    with _run_folder(recipe, out, resume=resume) as run:
+    with _run_folder(recipe, out, listener, resume=resume) as run:
         job, first_step = _begin(recipe, run, listener, should_stop)
         steps = recipe.training.steps
-        begin_after(run, first_step, is_done=first_step == steps)
-        _describe(run, recipe, job.data, job.trainer.device)
+        begin_after(run, first_step)
         check_room(run, job.trainer)
+        _describe(job, is_done=first_step == steps)
         job.begin_log(first_step)
+        if first_step < steps:  # not before all that it is made anew from is on the disk
+            with writing(run.result):
+                run.result.unlink(missing_ok=True)
         plan = plan_training(recipe, job.data.tokenizer.vocab_size)
         listener(TrainingStarted(run.path, job.trainer.device.type, plan.cost, first_step, steps, len(job.data.train.ids)))
         last_begin, seconds = train_with_rewinds(job, first_step)
@@ -146,10 +150,12 @@ def _has_result(run: RunDir, content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _run_folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Iterator[RunDir]:
+def _run_folder(recipe: Recipe, out: Path | None, listener: Listener, *, resume: bool) -> Iterator[RunDir]:
     """The folder of the run, for this process alone: the one to resume, or a new one."""
     if resume:
         run = find_run(recipe.name, out)
+        for later in begun_later(run, recipe.name) if out is None else []:
+            listener(Stage(f"going on with {run.path}; {later} is newer, but has no checkpoint: --out {later} begins it again"))
         with sole_use(run.path, OTHER_TRAINING):
             with writing(run.path):
                 run.checkpoints.mkdir(exist_ok=True)
@@ -165,6 +171,7 @@ def _run_folder(recipe: Recipe, out: Path | None, *, resume: bool) -> Iterator[R
 def _begin(recipe: Recipe, run: RunDir, listener: Listener, should_stop: Callable[[], bool]) -> tuple[TrainJob, int]:
     """A training as it begins, or as its last checkpoint left it; and the number of steps done."""
     checkpoint = last_checkpoint(run)
+    check_own_files(run, has_checkpoint=checkpoint is not None)
     if checkpoint is not None:
         check_has_text(run)
     if run.recipe.exists():
@@ -174,6 +181,7 @@ def _begin(recipe: Recipe, run: RunDir, listener: Listener, should_stop: Callabl
     data = prepare(recipe.data)
     if checkpoint is not None:
         check_same_data(run, data, next_step="bring the old text (for stdlib, the Python version) back, or begin a new run")
+        check_same_tokenizer(run, data)
     check_memory(plan_training(recipe, data.tokenizer.vocab_size).memory.total, device)
     trainer, first_step = _build_trainer(recipe, data, device, checkpoint)
     if first_step > recipe.training.steps:
@@ -194,15 +202,22 @@ def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, che
         return Trainer(model.to(device), batches, recipe.training), 0
     try:
         trainer = Trainer(load_model(checkpoint).to(device), batches, recipe.training)
-        return trainer, load_state(trainer, checkpoint)
+        first_step = load_state(trainer, checkpoint)
     except RunError as error:
         next_step = f"remove {checkpoint}; --resume then goes on from the checkpoint before it, or begins again where there is none"
-        raise RunError(error.what, where=error.where, next_step=next_step) from error
+        raise RunError(error.what, where=error.where, allowed=error.allowed, next_step=next_step) from error
+    check_same_model(trainer.model.config, recipe, checkpoint)
+    return trainer, first_step
 
 
-def _describe(run: RunDir, recipe: Recipe, data: PreparedData, device: torch.device) -> None:
-    """Writes down what this run is, before it begins."""
+def _describe(job: TrainJob, *, is_done: bool) -> None:
+    """Writes down what this run is, before it begins. Of one that is done only the recipe can be another: its length."""
+    run, recipe = job.run, job.recipe
+    if is_done and load_recipe(run.recipe).recipe == recipe:
+        return
     write_atomically(run.recipe, dump_recipe(recipe))
-    environment = describe_environment(device, recipe.seed) | {"data_fingerprint": data.fingerprint}
+    if is_done:
+        return
+    environment = describe_environment(job.trainer.device, recipe.seed) | {"data_fingerprint": job.data.fingerprint}
     write_atomically(run.environment, json.dumps(environment, indent=2) + "\n")
-    write_atomically(run.tokenizer, data.tokenizer.json)
+    write_atomically(run.tokenizer, job.data.tokenizer.json)

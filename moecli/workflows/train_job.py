@@ -107,8 +107,7 @@ class TrainJob:
 
     def _tidy(self) -> None:
         """Brings the links and the number of checkpoints to what the recipe says."""
-        if self.recipe.training.keep_best:
-            point_best(self.run, self.val_losses)
+        point_best(self.run, self.val_losses if self.recipe.training.keep_best else {})
         prune(self.run, self.recipe.training.keep_last)
 
     def _note_val_loss(self, line: dict[str, Any]) -> None:

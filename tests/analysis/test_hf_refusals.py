@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("transformers")
 
-from moecli.analysis.hf_model import is_huggingface_folder, load_huggingface
+from moecli.analysis.hf_folder import is_huggingface_folder
+from moecli.analysis.hf_model import load_huggingface
 from moecli.errors import MachineError, RunError
 from tests.analysis.hf_checkpoints import edit_config, plain_model, write_checkpoint
 
@@ -46,6 +48,13 @@ def test_a_damaged_config_is_told(content, what, tmp_path):
         with pytest.raises(RunError, match=what) as caught:
             read(tmp_path)
         assert caught.value.where == str(tmp_path / "config.json")
+
+
+def test_a_pipe_for_a_config_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    assert not is_huggingface_folder(tmp_path)
+    with pytest.raises(RunError, match="not a regular file"):
+        load_huggingface(tmp_path)
 
 
 def refusal(folder: Path) -> str:
@@ -113,7 +122,7 @@ def test_pickles_are_not_loaded(mixtral):
 def test_pickles_are_not_loaded_where_another_file_is_none(mixtral):
     torch.save(load_file(mixtral / "model.safetensors"), mixtral / "pytorch_model.bin")
     (mixtral / "model.safetensors").rename(mixtral / "adapter.safetensors")
-    assert "no file named model.safetensors" in refusal(mixtral)
+    assert "pickled" in refusal(mixtral)
 
 
 @pytest.mark.parametrize(

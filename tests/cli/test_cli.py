@@ -141,6 +141,7 @@ def test_bad_input_is_one_message_with_the_place_and_exit_code_2(tiny_recipe, in
     Path("empty.txt").write_text("")
     Path("latin.txt").write_bytes(NOT_UTF8)
     Path("existing").mkdir()
+    Path("existing/mine.txt").write_text("")
     Path("ragged.csv").write_text("text\nHello\nGoodbye, cruel world\n")
     Path("twice.csv").write_text("text,text\na,b\n")
     before = sorted(Path().rglob("*"))

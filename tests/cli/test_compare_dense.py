@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from moecli.cli.compare_dense_progress import CompareProgress
 from moecli.workflows import compare_dense as compare_dense_workflow
 from moecli.workflows import compare_measures, compare_plan
 from tests.cli.test_cli import CONTROL_CODES
@@ -145,6 +147,20 @@ def test_ctrl_c_saves_the_step_and_the_same_command_goes_on(tiny_recipe, inside)
     assert code == 0, errors
     assert "2 runs, 1 of them done" in errors and "run 1 of 2" not in errors
     assert "run 2 of 2: dense-active, seed 0\n  going on after step" in errors
+
+
+def test_a_reader_of_its_progress_that_is_gone_does_not_end_the_runs(tiny_recipe, inside, monkeypatch):
+    def gone(progress, event):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def interrupted(arms):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(CompareProgress, "show", gone)
+    monkeypatch.setattr(compare_dense_workflow, "measure_peak_memory", interrupted)
+    code, _, errors = inside("compare-dense", "tiny.yaml", "--match", "active", "--out", "compared", "--seeds", "1")
+    assert code == 130 and "the runs are done" in errors
+    assert len(list(Path("compared/runs").glob("*/seed-0/result.json"))) == 2
 
 
 def test_ctrl_c_while_measuring_says_that_the_runs_are_done(tiny_recipe, inside, monkeypatch):

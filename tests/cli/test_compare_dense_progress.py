@@ -13,7 +13,18 @@ from moecli.cli import compare_dense_progress
 from moecli.cli.compare_dense_progress import CompareProgress
 from moecli.cli.words import duration
 from moecli.evaluation.evaluate import Evaluation
-from moecli.workflows.events import CheckpointSaved, Event, RunBegun, Stage, StepLogged, TrainingStarted, Validated, WorkDone
+from moecli.workflows.events import (
+    CheckpointSaved,
+    Event,
+    Rewound,
+    RunBegun,
+    Stage,
+    StepLogged,
+    TrainingStarted,
+    Validated,
+    Warned,
+    WorkDone,
+)
 
 STEPS = 4
 
@@ -63,6 +74,14 @@ def test_without_a_terminal_a_run_is_a_line_at_each_end_and_one_every_five_secon
         "  step 3/4  1 min 03 s left for all runs  loss 3.000  1,000 tok/s",
         "  validation loss 2.0000 nats/token, perplexity 7.39, 2.885 bits/byte",
         "measuring the speed of generation",
+    ]
+
+
+def test_trouble_is_told():
+    lines = lines_of([RunBegun("moe", 0, 1, 1), Warned("the loss jumped"), Rewound(4, 1, 0.5, "the loss is not finite")])
+    assert lines[1:] == [
+        "  warning: the loss jumped",
+        "  the loss is not finite: back to step 4, and on at 0.5 times the learning rate (rewind 1)",
     ]
 
 

@@ -26,14 +26,6 @@ EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LONG = ("--set", "training.steps=400", "--set", "evaluation.every=0", "--set", "training.checkpoint_every=0")
 
 
-@pytest.fixture(autouse=True)
-def hangup_at_its_default() -> Iterator[None]:
-    """Tests under nohup inherit an ignored SIGHUP, and moecli leaves an ignored one alone."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
 @contextmanager
 def sent(number: int, *, after_lines: int, run: str, times: int = 1) -> Iterator[None]:
     """Sends a signal to this process when a run has logged so many lines."""
@@ -118,20 +110,21 @@ def test_a_reader_of_the_pipe_that_is_gone_does_not_end_the_training(tiny_recipe
         process.stdout.close()
         errors = process.stderr.read()
     assert process.returncode == 0 and errors == b""
-    assert Path("run/result.json").is_file()
 
 
-def test_what_nohup_has_switched_off_stays_off():
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_what_is_switched_off_stays_off(number):
+    """As nohup does with SIGHUP, and a script with SIGINT for what it runs in the background."""
     stop = StopRequest(Console(file=StringIO()))
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         with stop.armed():
             stop.begin()
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), number)
             assert not stop.is_requested()
             assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)

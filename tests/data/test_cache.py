@@ -101,7 +101,7 @@ def test_the_disk_refuses(cache, monkeypatch, number, reason, place):
 
 def test_a_folder_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MachineError, match="Not a directory"):
+    with pytest.raises(MachineError, match="a file is where a folder belongs"):
         Cache(tmp_path / "file" / "cache").obtain("key", read, write("one"))
 
 

@@ -240,3 +240,29 @@ def test_a_decoder_that_strips_the_first_space_keeps_those_inside():
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer = Tokenizer(inner)
     assert tokenizer.pieces(tokenizer.encode("one two two")) == ["one", " two", " two"]
+
+
+@pytest.mark.parametrize("number", [2**24, 2**31 - 1, 2**32 - 1])
+def test_an_id_that_no_model_could_have_is_refused(tmp_path, number):
+    content = json.loads(built("byte").json)
+    content["model"]["vocab"]["a"] = number
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"tokenizer\.json: a token has the id {number:,}\n  allowed: ids from 0 to 16,777,215"):
+        Tokenizer.load(path)
+
+
+def test_a_file_at_which_the_library_panics_is_no_tokenizer(tmp_path):
+    """What it raises then is no Exception."""
+    content = json.loads(built("byte").json)
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer: Precompiled"):
+        Tokenizer.load(path)
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError, match=r"tokenizer\.json: no regular file, where a file belongs"):
+        Tokenizer.load(tmp_path / "tokenizer.json")

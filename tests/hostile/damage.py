@@ -1,4 +1,4 @@
-"""A run folder, damaged in every way that there is, and the commands that are pointed at it.
+"""A folder, damaged in every way that there is: a run, a comparison, or a checkpoint of Hugging Face.
 
 Knows files. Must not know what is in them, beyond the manifest that a forger would fill in anew.
 """
@@ -39,88 +39,35 @@ OTHER_VALUES: dict[str, Callable[[bytes], bytes]] = {
     "negative numbers": lambda old: _with_other_values(old, -1),
     "infinite numbers": lambda old: _with_other_values(old, float("inf")),
 }
+# Of those that hold fractions. Counts, for which many a file is refused, stay as they are.
+OTHER_FRACTIONS: dict[str, Callable[[bytes], bytes]] = {
+    "infinite fractions": lambda old: _with_other_values(old, float("inf"), of=float),
+    "huge fractions": lambda old: _with_other_values(old, 1e300, of=float),
+    "texts for fractions": lambda old: _with_other_values(old, "\x1b[31m", of=float),
+}
+# Of a file of tensors: the last byte is of a number.
+OTHER_BITS: dict[str, Callable[[bytes], bytes]] = {"a bit turned": lambda old: old[:-1] + bytes([old[-1] ^ 1])}
 
 LATEST = "checkpoints/step-6"
-MODEL = {"the run", "checkpoints", "latest", LATEST, "recipe.yaml"}
-TEXT = MODEL | {"tokenizer.json", "environment.json"}
-# What a command opens, beside the files of what is named here.
-NEEDS: dict[str, set[str]] = {
-    "eval": TEXT,
-    "eval --audit": TEXT,
-    "route-stats": TEXT | {"metrics.jsonl"},
-    "route-stats --over-training": TEXT | {"metrics.jsonl", "checkpoints/step-4"},
-    "route-stats --compare": TEXT | {"metrics.jsonl"},
-    "generate": MODEL | {"tokenizer.json"},
-    "convert": MODEL | {"tokenizer.json", "result.json"},
-    "convert --to moecli": TEXT,
-    "convert --resize": TEXT,
-    "convert --upcycle": TEXT,
-    "convert --mix": TEXT,
-    "train --resume": MODEL | {"environment.json", "metrics.jsonl", "result.json"},
-    "recipes validate": {"the run", "recipe.yaml"},
-}
+EARLIER = "checkpoints/step-4"
+# The run of a comparison that is damaged.
+COMPARED = "runs/tiny/seed-0"
+
+Damage = tuple[str, Callable[[Path], object]]
+"""Its name, `PLACE: HOW`, and what does it to a folder."""
 
 
-def is_needed(damage: str, command: str) -> bool:
-    """Whether a command opens what is damaged."""
-    place = Path(damage.split(":")[0])
-    return any(str(path) in NEEDS[command] for path in (place, place.parent))
-
-
-def damages(run: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """Every damage by its name, and what does it to a copy of the run."""
-    for file in sorted(path.relative_to(run) for path in run.rglob("*") if path.is_file() and not _in_link(path, run)):
-        if file.name.startswith(".") or file.parts[0] == "routing":
-            continue
-        yield f"{file}: missing", lambda copy, file=file: (copy / file).unlink()
-        yield f"{file}: a folder", lambda copy, file=file: ((copy / file).unlink(), (copy / file).mkdir())
-        yield f"{file}: a link to itself", lambda copy, file=file: ((copy / file).unlink(), (copy / file).symlink_to(file.name))
-        if file.parts[:2] == ("checkpoints", "step-4"):  # `latest` is step-6, whose files are damaged in the ways that follow
-            yield f"{file}: random bytes", lambda copy, file=file: _change(copy / file, CONTENTS["random bytes"])
-            continue
-        for how, change in (CONTENTS | OTHER_VALUES if ".json" in file.suffix else CONTENTS).items():
-            yield f"{file}: {how}", lambda copy, file=file, change=change: _change(copy / file, change)
-            if file.parts[0] == "checkpoints" and file.name != MANIFEST_FILE:
-                yield f"{file}: {how}, forged", lambda copy, file=file, change=change: _change(copy / file, change, forged=True)
-    for folder in ("checkpoints", "checkpoints/step-6", "checkpoints/step-4"):
-        yield f"{folder}: missing", lambda copy, folder=folder: shutil.rmtree(copy / folder)
-        yield f"{folder}: a file", lambda copy, folder=folder: (shutil.rmtree(copy / folder), (copy / folder).write_text("x"))
-        yield f"{folder}: empty", lambda copy, folder=folder: (shutil.rmtree(copy / folder), (copy / folder).mkdir())
-    for target in ("step-99", "latest", "../../elsewhere", "/", ".", "..", "/nowhere"):
-        yield f"latest: to {target}", lambda copy, target=target: _point(copy / "checkpoints/latest", target)
-    yield "latest: missing", lambda copy: (copy / "checkpoints/latest").unlink()
-    yield "latest: a file", lambda copy: ((copy / "checkpoints/latest").unlink(), (copy / "checkpoints/latest").write_text("step-6"))
-    yield "latest: a folder", lambda copy: ((copy / "checkpoints/latest").unlink(), (copy / "checkpoints/latest").mkdir())
-    yield "recipe.yaml: of another model", lambda copy: (copy / "recipe.yaml").write_text(OTHER_RECIPE)
+def damages(folder: Path) -> Iterator[Damage]:
+    """Every damage to a folder, which is a run, a comparison or of Hugging Face."""
+    if (folder / "runs").is_dir():
+        yield from _damages_of_comparison(folder)
+    elif (folder / "checkpoints").is_dir():
+        yield from _damages_of_run(folder)
+    else:
+        yield from _damages_of_huggingface(folder)
     yield "the run: empty", lambda copy: (shutil.rmtree(copy), copy.mkdir())
     yield "the run: a file", lambda copy: (shutil.rmtree(copy), copy.write_text("x"))
     yield "the run: missing", lambda copy: shutil.rmtree(copy)
-
-
-def commands(run: Path, sound: Path, recipe: Path, out: Path) -> dict[str, list[str]]:
-    """Each command that takes a run of an MoE. `sound` is another run, without damage; `recipe` is that of both."""
-    return {
-        "eval": ["eval", str(run)],
-        "eval --audit": ["eval", str(run), "--audit", "--json"],
-        "route-stats": ["route-stats", str(run), "--out", str(out)],
-        "route-stats --over-training": ["route-stats", str(run), "--over-training", "--out", str(out)],
-        "route-stats --compare": ["route-stats", "--compare", str(sound), str(run), "--out", str(out)],
-        "generate": ["generate", str(run), "--max-tokens", "2"],
-        "convert": ["convert", str(run), str(out)],
-        "convert --to moecli": ["convert", str(run), str(out), "--to", "moecli"],
-        "convert --resize": ["convert", str(run), str(out), "--resize", "prune", "--experts", "2", "--by", "random"],
-        "train --resume": ["train", str(recipe), "--out", str(run), "--resume", "--set", "training.steps=8"],
-        "recipes validate": ["recipes", "validate", str(run / "recipe.yaml")],
-    }
-
-
-def dense_commands(run: Path, out: Path) -> dict[str, list[str]]:
-    """Each command that takes runs without experts."""
-    sparse = ["--set", "model.ffn.kind=sparse", "--set", "model.ffn.num_experts=2", "--set", "model.ffn.d_expert=16"]
-    return {
-        "convert --upcycle": ["convert", str(run), str(out), "--upcycle", "copies", *sparse],
-        "convert --mix": ["convert", str(run), str(run), str(out), "--mix", *sparse],
-    }
 
 
 def copy_of(run: Path, target: Path) -> Path:
@@ -132,32 +79,97 @@ def copy_of(run: Path, target: Path) -> Path:
     return Path(shutil.copytree(run, target, symlinks=True))
 
 
-def _change(file: Path, change: Callable[[bytes], bytes], *, forged: bool = False) -> None:
-    file.write_bytes(change(file.read_bytes()))
-    if forged:
-        add_to_manifest(file.parent, [file.name])
+def _damages_of_run(run: Path) -> Iterator[Damage]:
+    for file in _files(run):
+        if file.name.startswith(".") or file.parts[0] == "routing":
+            continue
+        if file.is_relative_to(EARLIER):  # `latest` is another, whose files are damaged in all ways
+            yield from _damages_of_file(file, {"random bytes": CONTENTS["random bytes"]})
+            continue
+        changes = _changes(file)
+        yield from _damages_of_file(file, changes)
+        if file.parts[0] == "checkpoints" and file.name != MANIFEST_FILE:
+            yield from ((f"{file}: {how}, forged", _changing(file, change, forged=True)) for how, change in changes.items())
+    for folder in ("checkpoints", LATEST, EARLIER):
+        yield f"{folder}: missing", lambda copy, folder=folder: shutil.rmtree(copy / folder)
+        yield f"{folder}: a file", lambda copy, folder=folder: (shutil.rmtree(copy / folder), (copy / folder).write_text("x"))
+        yield f"{folder}: empty", lambda copy, folder=folder: (shutil.rmtree(copy / folder), (copy / folder).mkdir())
+    for target in ("step-99", "latest", "../../elsewhere", "/", ".", "..", "/nowhere"):
+        yield f"latest: to {target}", lambda copy, target=target: _point(copy / "checkpoints/latest", target)
+    yield "latest: missing", lambda copy: (copy / "checkpoints/latest").unlink()
+    yield "latest: a file", lambda copy: ((copy / "checkpoints/latest").unlink(), (copy / "checkpoints/latest").write_text("step-6"))
+    yield "latest: a folder", lambda copy: ((copy / "checkpoints/latest").unlink(), (copy / "checkpoints/latest").mkdir())
+    yield "recipe.yaml: of another model", lambda copy: (copy / "recipe.yaml").write_text(OTHER_RECIPE)
 
 
-def _with_other_values(old: bytes, value: object) -> bytes:
-    """Lines of JSON, or a whole file of it, with another value for every number."""
+def _damages_of_comparison(folder: Path) -> Iterator[Damage]:
+    """Of one of its runs, of the file that says how long the twin of equal time trains, and of the report."""
+    for name, damage in _damages_of_run(folder / COMPARED):
+        yield f"{COMPARED}/{name}", lambda copy, damage=damage: damage(copy / COMPARED)
+    for file in (Path("time-steps.json"), Path("report/compare-dense.json")):
+        yield from _damages_of_file(file, _changes(file))
+    for inner in ("report", "runs", "runs/tiny", COMPARED, "runs/dense-time/seed-0"):
+        yield f"{inner}: missing", lambda copy, inner=inner: shutil.rmtree(copy / inner)
+        yield f"{inner}: a file", lambda copy, inner=inner: (shutil.rmtree(copy / inner), (copy / inner).write_text("x"))
+        yield f"{inner}: empty", lambda copy, inner=inner: (shutil.rmtree(copy / inner), (copy / inner).mkdir())
+
+
+def _damages_of_huggingface(folder: Path) -> Iterator[Damage]:
+    files = _files(folder)
+    shards = [file for file in files if file.suffix == ".safetensors"]
+    for file in files:
+        is_like_another = file in shards[1:-1] or file.suffix == ".md"
+        yield from _damages_of_file(file, {"random bytes": CONTENTS["random bytes"]} if is_like_another else _changes(file))
+    yield f"{shards[0]}: another shard", lambda copy: shutil.copy(copy / shards[1], copy / shards[0])
+
+
+def _damages_of_file(file: Path, changes: dict[str, Callable[[bytes], bytes]]) -> Iterator[Damage]:
+    yield f"{file}: missing", lambda copy: (copy / file).unlink()
+    yield f"{file}: a folder", lambda copy: ((copy / file).unlink(), (copy / file).mkdir())
+    yield f"{file}: a link to itself", lambda copy: ((copy / file).unlink(), (copy / file).symlink_to(file.name))
+    yield f"{file}: a pipe", lambda copy: ((copy / file).unlink(), os.mkfifo(copy / file))
+    yield from ((f"{file}: {how}", _changing(file, change)) for how, change in changes.items())
+
+
+def _changes(file: Path) -> dict[str, Callable[[bytes], bytes]]:
+    changes = CONTENTS | (OTHER_VALUES if ".json" in file.suffix else OTHER_BITS if file.suffix == ".safetensors" else {})
+    return changes | (OTHER_FRACTIONS if file.name in ("metrics.jsonl", "result.json", "config.json") else {})
+
+
+def _changing(file: Path, change: Callable[[bytes], bytes], *, forged: bool = False) -> Callable[[Path], None]:
+    """What gives a file another content; `forged`: and its manifest the new hash."""
+
+    def damage(copy: Path) -> None:
+        (copy / file).write_bytes(change((copy / file).read_bytes()))
+        if forged:
+            add_to_manifest((copy / file).parent, [file.name])
+
+    return damage
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files, not through links."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not any(parent.is_symlink() for parent in path.parents))
+    return sorted(path.relative_to(folder) for path in paths)
+
+
+def _with_other_values(old: bytes, value: object, of: type = object) -> bytes:
+    """Lines of JSON, or a whole file of it, with another value for every number; `of`: for every one of this type."""
     try:
-        return json.dumps(_replaced(json.loads(old), value)).encode() + b"\n"
+        return json.dumps(_replaced(json.loads(old), value, of)).encode() + b"\n"
     except ValueError:
-        return b"".join(json.dumps(_replaced(json.loads(line), value)).encode() + b"\n" for line in old.splitlines())
+        return b"".join(json.dumps(_replaced(json.loads(line), value, of)).encode() + b"\n" for line in old.splitlines())
 
 
-def _replaced(content: object, value: object) -> object:
+def _replaced(content: object, value: object, of: type) -> object:
     if isinstance(content, dict):
-        return {key: _replaced(inner, value) for key, inner in content.items()}
+        return {key: _replaced(inner, value, of) for key, inner in content.items()}
     if isinstance(content, list):
-        return [_replaced(inner, value) for inner in content]
-    return value if isinstance(content, int | float) and not isinstance(content, bool) else content
+        return [_replaced(inner, value, of) for inner in content]
+    is_number = isinstance(content, int | float) and not isinstance(content, bool)
+    return value if is_number and isinstance(content, of) else content
 
 
 def _point(link: Path, target: str) -> None:
     link.unlink()
     link.symlink_to(target)
-
-
-def _in_link(path: Path, run: Path) -> bool:
-    return any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(run))

@@ -1,6 +1,6 @@
-"""Two runs of a second each, one with experts and one without, and the command line in this process.
+"""Runs of a second each, one with experts and one without, what is made of them, and the command line in this process.
 
-Knows the command line. Must not know what is done to the runs.
+Knows the command line. Must not know what is done to the folders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from moecli.cli import app
 from tests.conftest import TINY_RECIPE, TINY_TEXT
 
-MOST_SECONDS = 30
+MOST_SECONDS = 60
 DENSE = TINY_RECIPE.replace(TINY_RECIPE[TINY_RECIPE.index("  ffn:") : TINY_RECIPE.index("training:")], "  ffn: {kind: mlp, d_ff: 16}\n")
 
 
@@ -21,9 +21,14 @@ def make_runs(folder: Path) -> None:
     """Trains `sparse` and `dense` in this folder, which is the working directory; beside them their recipes, text and cache."""
     Path("text.txt").write_text(TINY_TEXT, encoding="utf-8")
     for name, recipe in (("sparse", TINY_RECIPE), ("dense", DENSE)):
-        Path(f"{name}.yaml").write_text(recipe.replace("  seq_len", f"  cache_dir: {folder}/cache\n  seq_len"), encoding="utf-8")
-        code, message = said(["train", f"{name}.yaml", "--out", name])
-        assert code == 0, message
+        Path(f"{name}.yaml").write_text(recipe.replace("  seq_len", "  cache_dir: cache\n  seq_len"), encoding="utf-8")
+        _make(["train", f"{name}.yaml", "--out", name])
+
+
+def make_more() -> None:
+    """Beside these a `comparison` of one seed, and `huggingface`, an export in several files."""
+    _make(["compare-dense", "sparse.yaml", "--seeds", "1", "--out", "comparison"])
+    _make(["convert", "sparse", "huggingface", "--no-verify", "--max-shard-bytes", "20000"])
 
 
 def said(arguments: list[str]) -> tuple[int, str]:
@@ -37,6 +42,11 @@ def said(arguments: list[str]) -> tuple[int, str]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def _make(arguments: list[str]) -> None:
+    code, message = said(arguments)
+    assert code == 0, message
 
 
 def _too_long(signal_number: int, frame: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from pathlib import Path
 
@@ -89,3 +90,10 @@ def test_every_cut_and_every_flipped_bit_is_found_with_the_name_of_the_file(fold
         assert f"{folder / name}: damaged" in refused(folder)
     path.write_bytes(whole)
     check_manifest(folder)
+
+
+@pytest.mark.parametrize(("name", "message"), [("empty", "empty: no regular file"), (MANIFEST_FILE, f"{MANIFEST_FILE}: damaged")])
+def test_a_pipe_in_the_place_of_a_file_is_not_read(folder, name, message):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert message in refused(folder)

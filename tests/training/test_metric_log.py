@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,12 +27,19 @@ def test_a_new_log_begins_empty(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-@pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1}', '{"step": "1"}'])
+@pytest.mark.parametrize("line", ["garbage", "[1]", '{"loss": 1}', '{"step": "1"}', '{"step": -1}', '{"step": true}', '{"step": 1.0}'])
 def test_a_line_that_is_no_metrics_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n')
     with pytest.raises(RunError, match=r"metrics\.jsonl:2: not a line of metrics"):
         MetricLog(path, last_step=5)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(RunError, match=r"metrics\.jsonl: not a file"):
+        read_metrics(tmp_path / "metrics.jsonl")
 
 
 @given(st.floats(allow_nan=False))

@@ -62,10 +62,10 @@ def test_what_kills_leave_goes_and_nothing_else(ten):
     for name in (".metrics.jsonl-123", ".recipe.yaml-9", "result.json", ".mine", "metrics.jsonl"):
         (ten.path / name).write_text("")
     point_best(ten, {90: 1.0})
-    begin_after(ten, 80, is_done=False)
+    begin_after(ten, 80)
     steps = {f"step-{step}" for step in range(10, 81, 10)}
     assert {path.name for path in ten.checkpoints.iterdir()} == {*steps, "notes", "step-x", "latest"}
-    assert {path.name for path in ten.path.iterdir()} == {"checkpoints", ".mine", "metrics.jsonl"}
+    assert {path.name for path in ten.path.iterdir()} == {"checkpoints", ".mine", "metrics.jsonl", "result.json"}
     # The link was to a checkpoint that is gone, and is now to the one that the training goes on from.
     assert ten.latest.readlink() == Path("step-80")
     assert last_checkpoint(ten) == ten.checkpoint(80).resolve()

@@ -50,6 +50,8 @@ def runs(curves: list, loads: list, plan: ComparisonPlan, name: str) -> tuple[Fi
             validated_seconds=seconds,
             seconds_per_step=seconds[-1] / 6,
             machine=here(),
+            num_rewinds=0,
+            warnings=(),
         )
         for seed, ((losses, seconds), load) in enumerate(zip(curves, loads, strict=True))
     )
@@ -63,6 +65,17 @@ def results(plan: ComparisonPlan, curves: list = (MOE, DENSE)) -> list[ArmResult
     loads = [LOADS, [None, None]]
     parts = zip(plan.arms, curves, loads, speeds, strict=True)
     return [ArmResult(arm, runs(curve, load, plan, arm.name), 1000 + place, speed) for place, (arm, curve, load, speed) in enumerate(parts)]
+
+
+def test_what_went_wrong_in_a_run_is_told_with_its_name(plan):
+    first, second = results(plan)
+    runs_with_trouble = (second.runs[0], replace(second.runs[1], num_rewinds=2, warnings=("the loss jumped",)))
+    notes = comparison_content(plan, [first, replace(second, runs=runs_with_trouble)])["notes"]
+    name = second.arm.name
+    assert [note for note in notes if "seed 1: " in note] == [
+        f"{name}, seed 1: numbers were not finite, and it went back to a checkpoint 2 times",
+        f"{name}, seed 1: the loss jumped",
+    ]
 
 
 def content_of(plan: ComparisonPlan, curves: list = (MOE, DENSE)) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from moecli.errors import RunError, TrainingError
-from moecli.workflows.compare_runs import as_run_dir, read_finished
+from moecli.workflows.compare_runs import as_run_dir, read_finished, read_result
 from moecli.workflows.run_dir import RunDir
 
 MEAN = {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0, "entropy": 1.3}
@@ -57,6 +58,13 @@ def test_a_finished_run_by_hand(run):
     assert finished.load == {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0}
 
 
+def test_what_went_wrong_on_the_way_is_told(run):
+    assert (read_finished(run).num_rewinds, read_finished(run).warnings) == (0, ())
+    troubles = [{"step": 3, "rewind": 1, "learning_rate_factor": 0.5, "reason": "loss"}, {"step": 6, "warning": "a spike"}]
+    write(run, RESULT, [*LINES, *troubles])
+    assert (read_finished(run).num_rewinds, read_finished(run).warnings) == (1, ("a spike",))
+
+
 def test_a_run_of_one_window_has_the_seconds_of_that(run):
     write(run, RESULT | {"steps": 4}, [{"step": 4, "tokens": 400, "loss": 3.0, "tokens_per_s": 50.0}, {"step": 4, "val_loss": 2.0}])
     assert read_finished(run).seconds_per_step == 2.0
@@ -74,13 +82,26 @@ def test_a_final_loss_that_is_no_number_is_said(run):
         read_finished(run)
 
 
-@pytest.mark.parametrize("text", [None, "{", "{}"])
-def test_without_its_environment_a_run_can_not_be_compared(run, text):
+@pytest.mark.parametrize(("text", "message"), [(None, "there is no such file"), ("{", "damaged"), ("{}", "damaged: there is no device")])
+def test_without_its_environment_a_run_can_not_be_compared(run, text, message):
     run.environment.unlink()
     if text is not None:
         run.environment.write_text(text)
-    with pytest.raises(RunError, match=r"environment\.json: missing or damaged"):
+    with pytest.raises(RunError, match=rf"environment\.json: {message}"):
         read_finished(run)
+
+
+WRONG = [
+    {"val_loss": "2"}, {"val_loss": math.nan}, {"bits_per_byte": math.inf}, {"bits_per_byte": [1.5]}, {"steps": True}, {"steps": 8.0},
+    {"load": None}, {"load": {"mean": [0.5]}}, {"load": {"mean": {"cv_load": 0.5}}}, {"load": {"mean": MEAN | {"dead_experts": "2"}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG, ids=str)
+def test_a_result_that_is_not_whole_is_none(run, change):
+    assert read_result(run) == RESULT
+    run.result.write_text(json.dumps(RESULT | change))
+    assert read_result(run) is None
 
 
 def test_a_run_without_routing_has_no_load(run):

@@ -8,18 +8,19 @@ from __future__ import annotations
 import csv
 import glob
 import json
-import sys
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 from annotated_types import MinLen
 
 from moecli.data.corpora.base import Corpus
 from moecli.data.disk import disk_errors, in_home, is_disk_error
 from moecli.data.documents import Document
+from moecli.data.json_rows import LONGEST_ROW, check_json_rows
 from moecli.data.plain_text import check_readable, check_utf8, cut_at_blank_lines, read_blocks
 from moecli.data.table_rows import documents_of_rows, quiet_datasets
 from moecli.errors import DataError
@@ -37,7 +38,7 @@ class FilesCorpus(Corpus):
 
     kind: Literal["files"] = "files"
     paths: Annotated[list[str], MinLen(1)]
-    """Files or globs (`**` goes into folders), relative to the working directory; `~` is the home folder."""
+    """Files or globs (`**` goes into folders, not through links), relative to the working directory; `~` is the home folder."""
     text_column: str = "text"
     """Tables: the column that holds the text."""
     label_column: str | None = None
@@ -73,6 +74,8 @@ class FilesCorpus(Corpus):
             check_readable(path)
         else:
             check_utf8(path)
+        if reader == "json":
+            check_json_rows(path, is_one_value=path.suffix.lower() == ".json")
         if path.stat().st_size == 0:
             return
         # Even a stream writes a lock file to its cache folder: it gets one that is gone afterwards.
@@ -91,12 +94,26 @@ def _expand(pattern: str) -> list[Path]:
     if path.is_dir():
         raise DataError("is a folder, not a file", where=pattern, next_step=f"name the files in it: {path / '*.txt'}")
     if not any(character in pattern for character in MAGIC_CHARACTERS):
+        if path.exists():  # reading a pipe or a device may never end
+            raise DataError("a pipe or a device, not a file", where=pattern, next_step="copy what it gives into a file")
         raise DataError("no such file", where=pattern, next_step=f"check the path; it is relative to {Path.cwd()}")
-    names = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern, and takes hidden files)
-    found = sorted(Path(name) for name in names if Path(name).is_file())
+    found = sorted({Path(name) for name in _matches(path) if Path(name).is_file()})
     if not found:
         raise DataError("no file matches", where=pattern, next_step=f"check the pattern; it is relative to {Path.cwd()}")
     return found
+
+
+def _matches(pattern: Path) -> Iterator[str]:
+    """As glob.glob has them with recursive=True, but `**` follows no links: two in a folder that point at it make 2^40 folders of one."""
+    parts = pattern.parts
+    if "**" not in parts:
+        yield from glob.iglob(str(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern, and takes hidden files)
+        return
+    place = parts.index("**")
+    for above in glob.iglob(str(Path(*parts[:place]))):  # noqa: PTH207
+        for folder, folders, _ in os.walk(above):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from _matches(Path(glob.escape(folder), *(parts[place + 1 :] or ["*"])))
 
 
 def _csv_options(path: Path) -> dict[str, Any]:
@@ -115,10 +132,10 @@ def _csv_columns(path: Path, separator: str) -> list[str]:
     Raises:
         DataError: a name stands twice, or a row has more or fewer fields.
     """
-    limit = csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's own limit
+    limit = csv.field_size_limit(LONGEST_ROW)  # a text may be longer than the module's own limit
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter=separator)
+            rows = csv.reader(_lines(file, path), delimiter=separator)
             columns = next(rows, [])
             if len(set(columns)) < len(columns):
                 raise DataError("two columns have the same name", where=str(path), next_step="give each column its own name")
@@ -132,12 +149,20 @@ def _csv_columns(path: Path, separator: str) -> list[str]:
     return columns
 
 
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(LONGEST_ROW), ""), start=1):
+        if len(line) == LONGEST_ROW:
+            what = f"longer than {LONGEST_ROW / 1e6:,.0f} MB"
+            raise DataError(what, where=f"{path}, line {number}", next_step="put the row right, or leave the file out")
+        yield line
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turns what `datasets` raises about a file into a DataError."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # pyarrow, pandas and datasets have no common root
         if is_disk_error(error):

@@ -5,15 +5,18 @@ Knows `datasets`. Must not know tokenizers, splits or the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Literal
 
 from moecli.config import PositiveInt
 from moecli.data.corpora.base import Corpus
 from moecli.data.disk import disk_error, in_home, is_disk_error
 from moecli.data.documents import Document
+from moecli.data.json_rows import check_json_rows
 from moecli.data.table_rows import documents_of_rows, quiet_datasets
 from moecli.errors import DataError
 
@@ -51,6 +54,8 @@ class HubCorpus(Corpus):
             raise DataError("no such folder", where=self.path, next_step="check data.corpus.path")
         name = str(local) if local.is_dir() else self.path
         with quiet_datasets(), self._loadable():
+            if local.is_dir():
+                _check_files(local, datasets.load_dataset_builder(name, self.config_name).config.data_files or {})
             rows = datasets.load_dataset(name, self.config_name, split=self.split, streaming=self.streaming)
             first_rows = islice(rows, self.max_documents)
             yield from documents_of_rows(first_rows, self.path, self.text_column, self.label_column, rows.features)
@@ -79,6 +84,23 @@ class HubCorpus(Corpus):
         else:
             next_step = "check data.corpus.path, config_name and split; a private data set needs `hf auth login`"
         return DataError(what, where=self.describe(), next_step=next_step)
+
+
+def _check_files(folder: Path, files_of_splits: Mapping[str, Sequence[str]]) -> None:
+    """The files of a local data set, which a README.md in the folder may name as it likes.
+
+    Raises:
+        DataError: one lies elsewhere, or holds JSON that would end the process that reads it.
+    """
+    above = Path(os.path.abspath(folder))  # noqa: PTH100 (a link in the folder is the user's own way to bring a file in)
+    for file in chain.from_iterable(files_of_splits.values()):
+        path = Path(os.path.abspath(file))  # noqa: PTH100
+        if not path.is_relative_to(above):
+            raise DataError(
+                f"its README.md names a file outside of it: {file}", where=str(folder), next_step="name the file as corpus files"
+            )
+        if path.suffix.lower() in (".json", ".jsonl", ".ndjson") and path.is_file():
+            check_json_rows(path, is_one_value=path.suffix.lower() == ".json")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
