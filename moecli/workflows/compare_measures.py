@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moecli.errors import RunError
 from moecli.evaluation.decode_speed import DecodeRate, DecodeSubject, decode_speeds
 from moecli.model.checkpoint import load_model
 from moecli.model.device import pick_device
@@ -20,7 +21,9 @@ from moecli.model.init import build_gpt
 from moecli.training.peak_memory import peak_training_memory
 from moecli.training.trainer import Trainer
 from moecli.workflows.batches import training_batches
+from moecli.workflows.checkpoints import last_checkpoint
 from moecli.workflows.compare_arms import Arm
+from moecli.workflows.compare_runs import OTHER_PLACE
 from moecli.workflows.run_dir import RunDir
 
 PROMPT_TOKENS = 16
@@ -98,9 +101,11 @@ def _decode_speeds(arms: Sequence[Arm], runs: Sequence[RunDir]) -> list[DecodeSp
 
 
 def _decode_subject(arm: Arm, run: RunDir) -> DecodeSubject:
-    device = pick_device(arm.recipe.training.device)
+    device, checkpoint = pick_device(arm.recipe.training.device), last_checkpoint(run)
+    if checkpoint is None:
+        raise RunError("there is no checkpoint", where=str(run.checkpoints), next_step=OTHER_PLACE)
     return DecodeSubject(
-        model=load_model(run.latest.resolve()).to(device),
+        model=load_model(checkpoint).to(device),
         ids_BS=_prompts(arm).to(device),
         precision=arm.recipe.training.precision,
         leaks_future=arm.recipe.leaks_future,

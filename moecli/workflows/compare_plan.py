@@ -167,6 +167,8 @@ def _check_numbers(base: Recipe, others: Sequence[ArmRecipe], matches: Sequence[
 
 def _with_kept_steps(arm: Arm, base: Arm, folder: Path) -> Arm:
     """The twin of the same seconds with the length that was measured before, if this MoE's was."""
+    if not (folder / TIME_STEPS_FILE).is_file():
+        return arm
     try:
         kept = json.loads((folder / TIME_STEPS_FILE).read_text(encoding="utf-8"))
         # Through the schema: another version may have keys more, with their defaults.

@@ -30,7 +30,9 @@ RunState = Literal["to begin", "to go on", "finished"]
 # What a training has made of its folder when it is killed before its first checkpoint.
 EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints", LOCK_FILE)
 LOADS = ("cv_load", "max_violation", "dead_experts", "dropped_fraction")
-MACHINE = ("device", "threads", "cpus", "platform")
+MACHINE = {"device": str, "threads": int, "cpus": int | None, "platform": str}
+# Seconds or nats: more has never been measured, and a drawing would overflow.
+MOST = 1e12
 OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
 
 
@@ -65,6 +67,9 @@ def bring_to_end(run: RunDir, recipe: Recipe, data: PreparedData, listener: List
     if state == "to begin" and run.path.exists():
         with writing(run.path):
             shutil.rmtree(run.path)
+    if state == "to go on" and not run.result.is_dir():
+        with writing(run.result):
+            run.result.unlink(missing_ok=True)  # damaged, or of a shorter training: it is made again
     train(recipe, out=run.path, resume=state == "to go on", listener=listener, should_stop=should_stop)
 
 
@@ -118,6 +123,8 @@ def read_finished(run: RunDir) -> FinishedRun:
         validated = {line["step"]: float(line["val_loss"]) for line in lines if "val_loss" in line}
         steps, seconds = _seconds_by_step(logged)
         per_step = [tokens / step / tokens_per_s for step, tokens, tokens_per_s in logged]
+        if not all(0 <= value < MOST for value in (*seconds, *per_step, *validated.values())) or min(per_step, default=1.0) == 0:
+            raise ValueError("a time or a loss that can't be")
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise RunError(f"damaged: {error!r}", where=str(run.metrics), next_step=OTHER_PLACE) from error
     if not validated or not logged or max(validated) != result["steps"] or steps[-1] != result["steps"]:
@@ -141,7 +148,11 @@ def read_finished(run: RunDir) -> FinishedRun:
 
 def _read_machine(run: RunDir) -> dict[str, Any]:
     environment = read_object(run.environment, OTHER_PLACE)
-    return {key: environment.value(key) for key in MACHINE}
+    machine = {key: environment.value(key) for key in MACHINE}
+    for key, value in machine.items():
+        if isinstance(value, bool) or not isinstance(value, MACHINE[key]) or (isinstance(value, int) and value < 1):
+            raise environment.wrong(f"{key} is {value!r}")
+    return machine
 
 
 def _seconds_by_step(logged: Sequence[tuple[int, int, float]]) -> tuple[list[int], list[float]]:

@@ -19,7 +19,7 @@ RESULTS = {"val_loss": "loss, nats per token", "perplexity": "perplexity", "bits
 
 def measured(run: RunDir | None, checkpoint: Path) -> dict[str, float]:
     """What the training measured in its end, by name; empty where that was not of this checkpoint, or can't be read."""
-    if run is None:
+    if run is None or not run.result.is_file():
         return {}
     try:
         result = json.loads(run.result.read_text(encoding="utf-8"))

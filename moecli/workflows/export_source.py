@@ -21,6 +21,7 @@ from moecli.data.tokenizer import Tokenizer
 from moecli.model.checkpoint import CONFIG_FILE, read_config
 from moecli.model.config import GPTConfig
 from moecli.model.gpt import GPT
+from moecli.model.manifest import check_manifest
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.opened_run import check_same_model
@@ -51,7 +52,7 @@ def opened_source(path: Path, *, with_weights: bool) -> AbstractContextManager[E
 
     Raises:
         ConvertError: it is damaged, or of a class or shape that moecli can't represent.
-        RunError: it is neither.
+        RunError: it is neither, or a run's checkpoint is not as it was written.
     """
     return _huggingface(path, with_weights=with_weights) if is_huggingface_folder(path) else _run(path)
 
@@ -60,6 +61,7 @@ def opened_source(path: Path, *, with_weights: bool) -> AbstractContextManager[E
 def _run(path: Path) -> Iterator[ExportSource]:
     run, checkpoint = find_checkpoint(path, or_else="a Hugging Face folder")
     recipe = load_recipe(run.recipe).recipe
+    check_manifest(checkpoint)
     config, vocab_size = read_config(checkpoint / CONFIG_FILE)
     check_same_model(config, recipe, checkpoint)
     tokenizer = Tokenizer.load(run.tokenizer)

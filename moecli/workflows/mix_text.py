@@ -25,6 +25,8 @@ OTHER_INIT = "give --router-init random"
 
 def has_text(source: SourceRun) -> bool:
     """Whether the text that a run was trained on is known; that of an imported checkpoint is not."""
+    if not source.run.environment.is_file():
+        return False
     try:
         return json.loads(source.run.environment.read_text(encoding="utf-8"))["data_fingerprint"] is not None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -95,6 +95,8 @@ def _checked(target: Path, mark: str) -> Path:
 
 def _files_of_report(folder: Path, mark: str) -> set[str]:
     """The names of the files that the report in this folder consists of; none where there is no sound one."""
+    if not (folder / mark).is_file():
+        return set()
     try:
         files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
         return {mark, *map(str, files)}
