@@ -16,6 +16,8 @@ from moecli.moe.layers import MLP, DenseMoE, FeedForward, SoftMoE, SparseMoE
 
 FLOAT32_BYTES = 4
 ADAMW_STATES = 2
+# Of an assignment: its expert, its token and twice the order of the queues, int64 each, and its weight before, in and after that order.
+FLOATS_OF_A_PLACE = 4 * 2 + 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,9 @@ def _feed_forward_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> f
         return num_experts * (hidden + d_expert)
     if isinstance(ffn, SoftMoE):
         return ffn.mixer.kept_floats_per_token + ffn.mixer.mixtures_per_token(seq_len) * (2 * d_model + hidden)
-    # Each assignment keeps its input row, its output before and after the weight, and its hidden state; each token what its router keeps.
-    floats = ffn.router.assignments_per_token * (3 * d_model + hidden) + ffn.router.kept_floats_per_expert * num_experts
+    # Each assignment keeps its expert's input projection alone (moe/blocked_experts.py), and its place; each token what its router keeps.
+    floats = ffn.router.assignments_per_token * (activation.in_width(d_expert) + FLOATS_OF_A_PLACE)
+    floats += ffn.router.kept_floats_per_expert * num_experts
     return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config, seq_len) + d_model
 
 

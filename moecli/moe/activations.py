@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,14 @@ class Activation:
     function: Callable[[Tensor], Tensor]
     is_gated: bool
     """True: F = 2H, the first half is the gate, the second the up projection. False: F = H."""
+
+    def with_gradient(self, in_NF: Tensor, dhidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """The hidden state, and the gradient of the input projection's output for this gradient of the hidden state."""
+        with torch.enable_grad():
+            leaf_NF = in_NF.detach().requires_grad_()
+            hidden_NH = self.function(leaf_NF)
+        [din_NF] = torch.autograd.grad(hidden_NH, leaf_NF, dhidden_NH)
+        return hidden_NH.detach(), din_NF
 
     def in_width(self, hidden_width: int) -> int:
         """F for a given H."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.moe.activations import ACTIVATIONS, Activation, ActivationName
+from moecli.moe.blocked_experts import BlockedExperts
 from moecli.moe.dispatch import ExpertQueues
 
 # grouped_mm wants the rows of both matrices to start at multiples of so many bytes.
@@ -73,21 +74,10 @@ def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> 
 # The lengths of the queues are data: a compiler would specialise on each new set of them, so it runs this part as it stands.
 @torch.compiler.disable
 def run_one_by_one(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
-    """One matrix product per projection of each expert that has tokens; the weights of the others are not touched.
-
-    For a gradient the stacked weights are unbound once: indexing them expert by expert would write a full-size zero gradient for each.
-    """
-    lengths = queues.load_E.tolist()
-    # Experts without tokens have nothing to compute. Without any token at all, an empty product of the first one keeps the graph whole.
-    busy = [expert for expert, length in enumerate(lengths) if length] or [0]
-    busy_lengths = [lengths[expert] for expert in busy]
-    in_projs, out_projs = (in_proj_EFD, out_proj_EDH) if not torch.is_grad_enabled() else (in_proj_EFD.unbind(), out_proj_EDH.unbind())
-    outputs = []
-    rows = zip(busy, x_TD[queues.token_ids_A].split(busy_lengths), queues.weights_A.split(busy_lengths), strict=True)
-    for expert, x_ND, weights_N in rows:
-        hidden_NH = activation.function(F.linear(x_ND, in_projs[expert]))
-        outputs.append(F.linear(hidden_NH, out_projs[expert]) * weights_N[:, None])
-    return _add_up(torch.cat(outputs), queues.token_ids_A, x_TD)
+    """Each expert that has tokens in turn; the weights of the others are not touched."""
+    lengths, dtype = queues.load_E.tolist(), _compute_dtype(x_TD)
+    with torch.autocast(x_TD.device.type, enabled=False):  # the casts are spelled out
+        return BlockedExperts.apply(x_TD, queues.weights_A, in_proj_EFD, out_proj_EDH, queues.token_ids_A, lengths, activation, dtype)
 
 
 def run_grouped(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:

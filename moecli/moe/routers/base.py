@@ -95,8 +95,8 @@ class Router(nn.Module, ABC):
     """Scores the experts for each token and chooses. Built from (config, d_model, num_experts)."""
 
     config_class: ClassVar[type[RouterConfig]]
-    kept_floats_per_expert: ClassVar[int] = 3
-    """[T, E] tensors that autograd keeps: the logits for the z-loss, their logsumexp's own copy, and the probabilities."""
+    kept_floats_per_expert: ClassVar[int] = 2
+    """[T, E] tensors that autograd keeps: the logits for the z-loss, and the probabilities."""
     selection_bias_E: Tensor | None
     """float32 buffer, added to the scores for the choice alone; moved by balancing.py, never by a gradient. None: this router has none."""
 

@@ -36,6 +36,7 @@ class HashRouter(TokenChoiceRouter):
     """
 
     config_class = HashConfig
+    kept_floats_per_expert = 0  # nothing is learned
     config: HashConfig
 
     def __init__(self, config: HashConfig, d_model: int, num_experts: int) -> None:

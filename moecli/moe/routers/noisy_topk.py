@@ -43,7 +43,7 @@ class NoisyTopKRouter(TokenChoiceRouter):
 
     config_class = NoisyTopKConfig
     config: NoisyTopKConfig
-    kept_floats_per_expert = 8  # beside the usual: the noise and its spread, and what the load estimate is made of
+    kept_floats_per_expert = 7  # beside the usual: the noise and its spread, and what the load estimate is made of
 
     def __init__(self, config: NoisyTopKConfig, d_model: int, num_experts: int) -> None:
         super().__init__(config, d_model, num_experts)

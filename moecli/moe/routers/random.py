@@ -36,6 +36,7 @@ class RandomRouter(TokenChoiceRouter):
     """
 
     config_class = RandomConfig
+    kept_floats_per_expert = 0  # nothing is learned
     config: RandomConfig
     layer_key: Tensor
     """int64 scalar, a buffer: sets the layer's draws in evaluation apart from those of other layers."""

@@ -46,6 +46,7 @@ class VMoETopKRouter(TokenChoiceRouter):
     """
 
     config_class = VMoETopKConfig
+    kept_floats_per_expert = 4  # beside the usual: the noisy logits, and what the load estimate is made of
     config: VMoETopKConfig
 
     def __init__(self, config: VMoETopKConfig, d_model: int, num_experts: int) -> None:
