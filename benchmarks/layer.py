@@ -1,32 +1,35 @@
 """What a sparse layer costs: ours, the dense MLP of equal active width (the floor), and the experts of transformers on the same weights.
 
-    python -m benchmarks.layer                                  # four shapes, about 3 minutes on 2 CPU cores
-    python -m benchmarks.layer --shapes e64k8 --rounds 5 --json layer.json
+    python -m benchmarks layer                                  # four shapes, about 3 minutes on 2 CPU cores
+    python -m benchmarks layer --shapes e64k8 --rounds 5 --json layer.json
 
 Knows layers alone, with random weights: the router chooses evenly up to chance. All run in one process and take turns; a figure is the
-median over rounds of the ratio to the floor in the same round, so that it holds on a machine that others use too. Prints Markdown.
+median over rounds of the ratio to the floor in the same round. Peak memory is in multiples of the floor's: what is alive at once in
+forward and backward beside weights and input, gradients of the weights included. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rounds import Seconds, milliseconds, ratios, spread, take_turns
 from moecli.moe.layers import MLP, MLPConfig, SparseMoE, SparseMoEConfig
 from moecli.moe.routers import TopKConfig
+from moecli.training.peak_memory import LiveTensors
 
 FLOOR, OURS = "equal mlp", "moecli"
 THEIRS = ("eager", "batched_mm", "grouped_mm")
-# batched_mm copies the weights of an expert for each of its assignments.
-MOST_COPIED_BYTES = 4 * 2**30
+# batched_mm copies the weights of an expert for each of its assignments: at these shapes gigabytes, and 100 times the time.
+MOST_COPIED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -121,43 +124,40 @@ def forward_backward(layer: nn.Module, x_BSD: Tensor, grad_BSD: Tensor) -> float
     return time.perf_counter() - started
 
 
-Measure = Callable[[nn.Module, Tensor, Tensor], float]
+def peak_bytes(layer: nn.Module, x_BSD: Tensor, grad_BSD: Tensor) -> int:
+    """The most bytes alive at once in forward and backward, beside the weights, the input and its upstream gradient."""
+    with LiveTensors() as tensors:
+        forward_backward(layer, x_BSD, grad_BSD)
+    return tensors.peak_bytes
 
 
-def seconds(layers: dict[str, nn.Module], measure: Measure, x_BSD: Tensor, grad_BSD: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every layer in every round; they take turns, and the first round does not count."""
-    measured: dict[str, list[float]] = {name: [] for name in layers}
-    for number in range(rounds + 1):
-        for name, layer in layers.items():
-            took = measure(layer, x_BSD, grad_BSD)
-            if number:
-                measured[name].append(took)
-    return measured
+def fastest(measured: Seconds) -> str:
+    """Of the experts of transformers."""
+    return min((name for name in THEIRS if name in measured), key=lambda name: milliseconds(measured, name))
 
 
-def ratios(measured: dict[str, list[float]], name: str) -> list[float]:
-    return sorted(took / floor for took, floor in zip(measured[name], measured[FLOOR], strict=True))
-
-
-def cell(values: list[float]) -> str:
-    """Median, and the quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
-def measure_shape(name: str, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure_shape(name: str, rounds: int) -> dict[str, Any]:
+    """Prints the table of one shape, and returns what it is made of."""
     shape = SHAPES[name]
     torch.manual_seed(0)
     layers = layers_of(shape)
     x_BSD, grad_BSD = torch.randn(2, 4, shape.num_tokens // 4, shape.d_model).unbind()
     check_same(layers, x_BSD)
-    both = {"forward": forward, "forward + backward": forward_backward}
-    measured = {what: seconds(layers, measure, x_BSD, grad_BSD, rounds) for what, measure in both.items()}
-    print(f"\n{name}: {shape}\n\n| layer | forward | forward + backward | ms |\n|---|---|---|---|")
+    passes = {"forward": forward, "forward + backward": forward_backward}
+    measured = {
+        what: take_turns({layer: partial(measure, layers[layer], x_BSD, grad_BSD) for layer in layers}, rounds)
+        for what, measure in passes.items()
+    }
+    peaks = {layer: peak_bytes(layers[layer], x_BSD, grad_BSD) for layer in layers}
+    print(f"\n{name}: {shape}\n\n| layer | forward | forward + backward | ms | peak memory |\n|---|---|---|---|---|")
+    both = measured["forward + backward"]
     for layer in layers:
-        cells = [cell(ratios(measured[what], layer)) for what in both]
-        print(f"| {layer} | {' | '.join(cells)} | {1000 * statistics.median(measured['forward + backward'][layer]):.1f} |", flush=True)
-    return measured
+        cells = [spread(ratios(measured[what], layer, FLOOR)) for what in passes]
+        cells += [f"{milliseconds(both, layer):.1f}", f"{peaks[layer] / peaks[FLOOR]:.2f}"]
+        print(f"| {layer} | {' | '.join(cells)} |")
+    rival = fastest(both)
+    print(f"\nmoecli over the fastest of transformers, {rival}: {spread(ratios(both, OURS, rival))}", flush=True)
+    return {"seconds": measured, "peak_bytes": peaks}
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def peak_training_memory(build: Callable[[], Trainer], device: torch.device) -> 
             torch.cuda.reset_peak_memory_stats(device)
             _build_and_train(build)
         return torch.cuda.max_memory_allocated(device) - before
-    with torch.random.fork_rng([]), _LiveTensors() as tensors:
+    with torch.random.fork_rng([]), LiveTensors() as tensors:
         _build_and_train(build)
     return tensors.peak_bytes
 
@@ -47,7 +47,7 @@ def _build_and_train(build: Callable[[], Trainer]) -> None:
         trainer.step(step)
 
 
-class _LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):
     """Counts the bytes of every storage that an operation returns, until nobody holds it any more."""
 
     def __init__(self) -> None:

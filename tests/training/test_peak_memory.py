@@ -14,7 +14,7 @@ from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
 from moecli.moe.layers import DenseMoEConfig, FeedForwardConfig, MLPConfig, SoftMoEConfig, SparseMoEConfig
 from moecli.training.config import TrainingConfig
-from moecli.training.peak_memory import _LiveTensors, peak_training_memory
+from moecli.training.peak_memory import LiveTensors, peak_training_memory
 from moecli.training.trainer import Trainer
 from tests.training.conftest import VOCAB
 
@@ -37,7 +37,7 @@ def builder(split, ffn: FeedForwardConfig, batch_size: int = 8):
 
 
 def test_tensors_are_counted_while_they_live():
-    with _LiveTensors() as tensors:
+    with LiveTensors() as tensors:
         first = torch.zeros(1000)  # 4,000 bytes
         view = first[10:20].view(2, 5)  # the same storage
         second = first + 1  # 4,000 more: 8,000 are alive
