@@ -1,0 +1,97 @@
+"""Generation speed beside that of transformers, with the same weights: our model is exported, and loaded as its own class there.
+
+    python -m benchmarks decode-transformers                        # recipes/decode.yaml: about 2 minutes on 2 CPU cores, 6 GB, 1.7 GB of disk
+    python -m benchmarks decode-transformers --recipe quickstart
+
+Knows models with fresh weights. Both take the most probable token, one sequence at a time, with a cache; the seconds of the prompt are
+taken off. They take turns; the ratio is the median over rounds of the ratio in the same round. The tokens have to be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.rounds import milliseconds, ratios, spread, take_turns
+from moecli.convert.formats import FORMATS
+from moecli.convert.formats.base import ModelFacts
+from moecli.convert.hf_folder import config_files, tensors_of
+from moecli.convert.tensor_files import plan_shards, write_shards
+from moecli.model.generate import CachedDecoding, Sampling
+from moecli.model.gpt import GPT
+from moecli.model.init import build_gpt
+from moecli.recipe.load import load_recipe
+from moecli.workflows.plan import plan_training
+
+PROMPT_TOKENS, NEW_TOKENS = 16, 32
+
+
+def exported(model: GPT, folder: Path) -> Any:
+    """The model as the first class of transformers that can hold it."""
+    from transformers import AutoModelForCausalLM
+
+    fmt = next(fmt for fmt in FORMATS.values() if not fmt.problems(model.config))
+    weights = model.state_dict()
+    tensors = tensors_of(fmt, model.config, model.vocab_size, weights.__getitem__)
+    for _ in write_shards(plan_shards(tensors, torch.float32, 2**33), folder, torch.float32):
+        pass
+    facts = ModelFacts(model.vocab_size, PROMPT_TOKENS + NEW_TOKENS + 1, 0, "float32")
+    for name, text in config_files(fmt, model.config, facts).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+
+
+def our_tokens(model: GPT, ids_BS: Tensor) -> tuple[list[int], float]:
+    """The tokens after the prompt, and the seconds of all but the first."""
+    greedy, generator = Sampling(temperature=0), torch.Generator()
+    decoding = CachedDecoding(model, 1, PROMPT_TOKENS + NEW_TOKENS + 1, "float32")
+    ids_B = greedy.next_ids(decoding.begin(ids_BS.tolist()), generator)
+    tokens, started = [int(ids_B)], time.perf_counter()
+    for _ in range(NEW_TOKENS):
+        ids_B = greedy.next_ids(decoding.step(ids_B), generator)
+        tokens.append(int(ids_B))
+    return tokens, time.perf_counter() - started
+
+
+def their_tokens(model: Any, ids_BS: Tensor) -> tuple[list[int], float]:
+    """The same, from `generate`: with all tokens, less with one."""
+
+    def generate(new_tokens: int) -> tuple[Tensor, float]:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            ids = model.generate(ids_BS, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
+        return ids[0, PROMPT_TOKENS:], time.perf_counter() - started
+
+    (tokens, whole), (_, prompt) = generate(NEW_TOKENS + 1), generate(1)
+    return tokens.tolist(), whole - prompt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recipe", default="decode")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe).recipe
+    model = build_gpt(recipe.model, plan_training(recipe).vocab_size, seed=0).eval()
+    ids_BS = torch.randint(1, model.vocab_size, (1, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = exported(model, Path(folder))
+        ours_tokens, their_own = our_tokens(model, ids_BS)[0], their_tokens(theirs, ids_BS)[0]
+        if ours_tokens != their_own:
+            raise SystemExit(f"the tokens differ: {ours_tokens} and {their_own}")
+        calls = {"moecli": lambda: our_tokens(model, ids_BS)[1], "transformers": lambda: their_tokens(theirs, ids_BS)[1]}
+        measured = take_turns(calls, arguments.rounds)
+    print(f"{arguments.recipe} as {type(theirs).__name__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds of {NEW_TOKENS} tokens")
+    for name in measured:
+        print(f"{name:<13} {milliseconds(measured, name) / NEW_TOKENS:.2f} ms per token")
+    print(f"tokens/s of moecli over those of transformers: {spread(ratios(measured, 'transformers', 'moecli'))}")
+
+
+if __name__ == "__main__":
+    main()
