@@ -1,6 +1,6 @@
 """Generation speed beside that of transformers, with the same weights: our model is exported, and loaded as its own class there.
 
-    python -m benchmarks decode-transformers                        # recipes/decode.yaml: about 2 minutes on 2 CPU cores, 6 GB, 1.7 GB of disk
+    python -m benchmarks decode-transformers                        # recipes/decode.yaml: 2 minutes on 2 CPU cores, 6 GB, 1.7 GB of disk
     python -m benchmarks decode-transformers --recipe quickstart
 
 Knows models with fresh weights. Both take the most probable token, one sequence at a time, with a cache; the seconds of the prompt are
@@ -87,7 +87,8 @@ def main() -> None:
             raise SystemExit(f"the tokens differ: {ours_tokens} and {their_own}")
         calls = {"moecli": lambda: our_tokens(model, ids_BS)[1], "transformers": lambda: their_tokens(theirs, ids_BS)[1]}
         measured = take_turns(calls, arguments.rounds)
-    print(f"{arguments.recipe} as {type(theirs).__name__}, {torch.get_num_threads()} threads, {arguments.rounds} rounds of {NEW_TOKENS} tokens")
+    print(f"{arguments.recipe} as {type(theirs).__name__}, {torch.get_num_threads()} threads")
+    print(f"{arguments.rounds} rounds of {NEW_TOKENS} tokens after {PROMPT_TOKENS}")
     for name in measured:
         print(f"{name:<13} {milliseconds(measured, name) / NEW_TOKENS:.2f} ms per token")
     print(f"tokens/s of moecli over those of transformers: {spread(ratios(measured, 'transformers', 'moecli'))}")

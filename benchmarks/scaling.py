@@ -57,7 +57,10 @@ def table(head: str, subjects: dict[str, Trainer], rounds: int) -> list[str]:
     for name in subjects:
         optimizer = measured[f"optimizer {name}"]
         measured[f"rest {name}"] = [whole - part for whole, part in zip(measured[name], optimizer, strict=True)]
-    lines = [f"| {head} | ms per step | of which clipping and AdamW | step over the one above | the rest over the one above |", "|---" * 5 + "|"]
+    lines = [
+        f"| {head} | ms per step | of which clipping and AdamW | step over the one above | the rest over the one above |",
+        "|---" * 5 + "|",
+    ]
     above = None
     for name in subjects:
         cells = [f"{milliseconds(measured, name):.1f}", f"{milliseconds(measured, f'optimizer {name}'):.1f}"]

@@ -32,6 +32,7 @@ from moecli.moe.layers import FeedForwardConfig, MLPConfig, SoftMoEConfig, Spars
 from moecli.moe.routers import TopKConfig
 from moecli.training.config import TrainingConfig
 from moecli.training.optimizer import build_adamw
+from moecli.training.peak_memory import peak_training_memory
 from moecli.training.trainer import Trainer
 
 D_MODEL, NUM_LAYERS, NUM_HEADS, VOCAB_SIZE = 128, 4, 4, 65
@@ -164,6 +165,24 @@ def tables(measured: Seconds) -> list[str]:
     return lines + [f"| {pair.ours} | {pair.other} | {spread(ratios(measured, pair.ours, pair.other))} |" for pair in AGAINST]
 
 
+def memory_table(batch: Batch) -> list[str]:
+    """Peak bytes of a sparse step, over what can't be avoided: its weights, gradients and moments, and the equal mlp's activations."""
+    mlp_peak, mlp_states = peak_and_states("mlp, swiglu", batch)
+    lines = ["| arm | peak MB | over weights, gradients, moments and the equal mlp's activations |", "|---|---|---|"]
+    for name in ("sparse 8 x 256, top-2", "sparse 64 x 64, top-8"):
+        peak, states = peak_and_states(name, batch)
+        lines.append(f"| {name} | {peak / 1e6:.1f} | {peak / (states + mlp_peak - mlp_states):.2f} |")
+    return lines
+
+
+def peak_and_states(name: str, batch: Batch) -> tuple[int, int]:
+    """Bytes: of a step at its height, and of weights, gradients and AdamW's two moments."""
+    ffn, activation = our_arms()[name]
+    peak = peak_training_memory(partial(our_trainer, ffn, activation, batch), torch.device("cpu"))
+    parameters = our_trainer(ffn, activation, batch).model.parameters()
+    return peak, 4 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=51)
@@ -172,8 +191,9 @@ def main() -> None:
     torch.manual_seed(0)
     ids_BS, targets_BS = torch.randint(VOCAB_SIZE, (2, BATCH_SIZE, SEQ_LEN)).unbind()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32, {arguments.rounds} rounds\n")
-    measured = take_turns(steps(Batch(ids_BS, targets_BS, labels={})), arguments.rounds)
-    print("\n".join(tables(measured)))
+    batch = Batch(ids_BS, targets_BS, labels={})
+    measured = take_turns(steps(batch), arguments.rounds)
+    print("\n".join([*tables(measured), "", *memory_table(batch)]))
     if arguments.json:
         arguments.json.write_text(json.dumps(measured) + "\n", encoding="utf-8")
 

@@ -12,6 +12,7 @@ import typer
 
 from moecli.cli import console
 from moecli.cli.options import JsonOption, SetOption
+from moecli.errors import MoecliError
 
 if TYPE_CHECKING:
     from moecli.recipe.schema import Recipe
@@ -25,6 +26,9 @@ def train_command(
     out: Annotated[Path | None, typer.Option(help="The run folder. Default: outputs/<name>/<time>.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or with the newest run of this name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters, FLOPs and bytes; train nothing.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Watch ten steps: a table and a trace of where their time goes; no run.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe; write a run folder with checkpoint, metrics and routing report."""
@@ -33,8 +37,16 @@ def train_command(
     loaded = load_recipe(recipe, overrides or [])
     people = console.for_people(as_json)
     console.print_notices(people, loaded.notices)
+    if dry_run + profile + resume > 1:
+        given = [name for name, is_given in (("--dry-run", dry_run), ("--profile", profile), ("--resume", resume)) if is_given]
+        raise MoecliError(
+            f"{' and '.join(given)} can't go together", where=given[-1], allowed="one of them", next_step="leave the others out"
+        )
     if dry_run:
         _dry_run(loaded.recipe, as_json)
+        return
+    if profile:
+        _profile(loaded.recipe, out, as_json)
         return
     from moecli.cli.stop import StopRequest
     from moecli.cli.train_progress import TrainProgress
@@ -56,6 +68,20 @@ def train_command(
         console.print_json(result.to_json())
     else:
         print_summary(people, result)
+
+
+def _profile(recipe: Recipe, out: Path | None, as_json: bool) -> None:
+    from moecli.cli.train_profile import print_profile
+    from moecli.cli.train_progress import TrainProgress
+    from moecli.workflows.profile import profile_training
+
+    people = console.for_people(as_json)
+    with TrainProgress(people) as progress:
+        result = profile_training(recipe, out=out, listener=progress.show)
+    if as_json:
+        console.print_json(result.to_json())
+    else:
+        print_profile(people, result)
 
 
 def _dry_run(recipe: Recipe, as_json: bool) -> None:
