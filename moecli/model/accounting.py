@@ -84,12 +84,18 @@ def model_cost(config: GPTConfig, vocab_size: int, seq_len: int, forward_passes_
     )
 
 
-def training_memory(config: GPTConfig, vocab_size: int, seq_len: int, micro_batch_size: int) -> TrainingMemory:
+def training_memory(
+    config: GPTConfig, vocab_size: int, seq_len: int, micro_batch_size: int, *, recompute_activations: bool = False
+) -> TrainingMemory:
     """Bytes for training a GPT of this shape on micro-batches of so many sequences. Allocates nothing."""
     model = skeleton(config, vocab_size)
     total = _num_params(model)
+    blocks = [_block_floats(ffn, config, seq_len) for ffn in model.feed_forwards()]
     # The final norm keeps three rows, cross-entropy the log-softmax of the logits.
-    per_token = sum(_block_floats(ffn, config, seq_len) for ffn in model.feed_forwards()) + 3 * config.d_model + vocab_size
+    head = 3 * config.d_model + vocab_size
+    per_token = sum(blocks) + head
+    if recompute_activations:  # the input of each block, and what of a block is computed again when the head's are no longer needed
+        per_token = config.d_model * len(blocks) + max(*blocks, head)
     return TrainingMemory(
         weights=FLOAT32_BYTES * total,
         gradients=FLOAT32_BYTES * total,

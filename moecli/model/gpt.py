@@ -6,8 +6,10 @@ Knows blocks. Must not know text, losses or training.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from moecli.model.attention import Attention
 from moecli.model.config import GPTConfig
@@ -47,6 +49,8 @@ class GPT(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config, config.ffn_of_layer(layer)) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.recomputes_activations = False
+        """Whether training keeps the input of each block alone and computes the rest again for the gradient (arXiv 1604.06174)."""
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
 
     def feed_forwards(self) -> list[FeedForward]:
@@ -80,7 +84,12 @@ class GPT(nn.Module):
         x_BSD = self.embedding(ids_BS)
         records = []
         for layer, block in enumerate(self.blocks):
-            x_BSD, record = block(x_BSD, tokens) if layer_caches is None else block(x_BSD, tokens, layer_caches[layer])
+            if layer_caches is not None:
+                x_BSD, record = block(x_BSD, tokens, layer_caches[layer])
+            elif self.recomputes_activations and torch.is_grad_enabled():
+                x_BSD, record = checkpoint(block, x_BSD, tokens, use_reentrant=False)
+            else:
+                x_BSD, record = block(x_BSD, tokens)
             records.append(record)
         output_weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(self.norm(x_BSD[:, -1:] if last_only else x_BSD), output_weight), tuple(records)

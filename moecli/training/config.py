@@ -80,6 +80,8 @@ class TrainingConfig(Config):
     """Precision of matrix products, logits included; weights and the router are float32 always, and losses are taken in float32."""
     compile: bool = False
     """Run the model through torch.compile."""
+    recompute_activations: bool = False
+    """Keep the input of each block alone between the passes, and compute the rest again in backward: less memory, more time."""
     device: DeviceName = "auto"
     """Where to train; auto takes an accelerator if there is one."""
     log_every: PositiveInt = 10

@@ -54,6 +54,7 @@ class Trainer:
         self.num_rewinds = 0
         """How often training went back to a checkpoint after numbers that were none: each time lowers the learning rate."""
         freeze(model, config.freeze)
+        model.recomputes_activations = config.recompute_activations
         self.optimizer = build_adamw(model, config.optimizer)
         self._forward: Callable[..., Any] = _compiled(model) if config.compile else model
 

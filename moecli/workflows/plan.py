@@ -45,7 +45,13 @@ def plan_training(recipe: Recipe, tokenizer_vocab_size: int | None = None) -> Tr
     return TrainingPlan(
         vocab_size=vocab_size,
         cost=model_cost(recipe.model, vocab_size, seq_len, _forward_passes_ahead(recipe.training)),
-        memory=training_memory(recipe.model, vocab_size, seq_len, recipe.training.micro_batch_size),
+        memory=training_memory(
+            recipe.model,
+            vocab_size,
+            seq_len,
+            recipe.training.micro_batch_size,
+            recompute_activations=recipe.training.recompute_activations,
+        ),
     )
 
 

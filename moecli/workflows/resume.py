@@ -25,6 +25,7 @@ MAY_DIFFER = (
     "training.on_non_finite",
     "training.rewind_factor",
     "training.max_rewinds",
+    "training.recompute_activations",
 )
 
 

@@ -213,3 +213,21 @@ def test_a_run_that_sees_its_future_says_so_everywhere(tiny_recipe, inside):
 def test_a_causal_run_has_no_notes(tiny_recipe, inside):
     assert "note:" not in inside("train", "tiny.yaml", "--out", "run")[1]
     assert "note:" not in inside("eval", "run", "--audit")[1]
+
+
+def test_profile_shows_the_dearest_operations_and_leaves_no_run(tiny_recipe, inside):
+    code, out, _ = inside("train", "tiny.yaml", "--profile", "--out", "seen")
+    assert code == 0
+    assert "backward" in out and "aten::" in out and "wrote seen/trace.json" in out
+    assert sorted(path.name for path in Path("seen").iterdir()) == ["profile.md", "trace.json"]
+    code, out, _ = inside("train", "tiny.yaml", "--profile", "--out", "again", "--json")
+    assert code == 0
+    assert json.loads(out)["folder"] == "again"
+
+
+@pytest.mark.parametrize("other", ["--resume", "--dry-run"])
+def test_profile_goes_alone(other, tiny_recipe, inside):
+    code, _, err = inside("train", "tiny.yaml", "--profile", other, "--out", "seen")
+    assert code == 2
+    assert "can't go together" in err and "--profile" in err and other in err
+    assert not Path("seen").exists()

@@ -27,10 +27,10 @@ FFNS = {
 }
 
 
-def builder(split, ffn: FeedForwardConfig, batch_size: int = 8):
+def builder(split, ffn: FeedForwardConfig, batch_size: int = 8, num_layers: int = 2, **training):
     def build() -> Trainer:
-        config = TrainingConfig(steps=4, batch_size=batch_size, device="cpu")
-        model = build_gpt(GPTConfig(d_model=32, num_layers=2, num_heads=2, ffn=ffn), VOCAB, 0)
+        config = TrainingConfig(steps=4, batch_size=batch_size, device="cpu", **training)
+        model = build_gpt(GPTConfig(d_model=32, num_layers=num_layers, num_heads=2, ffn=ffn), VOCAB, 0)
         return Trainer(model, TrainBatches(split, 32, batch_size, 0), config)
 
     return build
@@ -77,6 +77,17 @@ def test_is_what_is_planned_and_a_little_more(split, ffn):
     measured = peak_training_memory(builder(split, FFNS[ffn]), CPU)
     # Beside what autograd keeps there are the logits, their gradient and the tensors of the block that backward is in, one of 2 here.
     assert 0.95 * planned < measured < 1.6 * planned
+
+
+@pytest.mark.parametrize("ffn", FFNS)
+def test_recomputed_activations_are_those_of_one_block(split, ffn):
+    build = builder(split, FFNS[ffn], num_layers=6, recompute_activations=True)
+    planned = training_memory(build().model.config, VOCAB, 32, 8, recompute_activations=True).total
+    measured = peak_training_memory(build, CPU)
+    assert 0.95 * planned < measured < 1.6 * planned
+    kept = peak_training_memory(builder(split, FFNS[ffn], num_layers=6), CPU)
+    states = 16 * sum(parameter.numel() for parameter in build().model.parameters())
+    assert measured - states < 0.5 * (kept - states)
 
 
 def test_activations_grow_with_the_batch_and_weights_do_not(split):

@@ -11,6 +11,7 @@ from moecli.model.checkpoint import load_model, save_model
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
 from moecli.moe.layers import DenseMoEConfig, FeedForwardConfig, MLPConfig, SparseMoEConfig
+from moecli.moe.routers import NoisyTopKConfig
 from moecli.training.config import TrainingConfig
 from moecli.training.loop import Hooks, run_loop
 from moecli.training.schedule import CosineConfig
@@ -163,6 +164,23 @@ def test_a_loss_that_is_no_number_stops_the_training(split):
 def test_checkpoints_come_at_intervals_and_at_the_end(split):
     assert run(trainer_of(split, checkpoint_every=3))[1] == [3, 6, 8]
     assert run(trainer_of(split, checkpoint_every=0))[1] == [8]
+
+
+RANDOM = SparseMoEConfig(num_experts=4, d_expert=16, router=NoisyTopKConfig(top_k=2))
+
+
+@pytest.mark.parametrize("ffn", [*FFNS.values(), RANDOM], ids=[*FFNS, "noisy"])
+@pytest.mark.parametrize("options", [{}, {"gradient_accumulation": 2, "balance_scope": "global-batch"}], ids=["plain", "accumulated"])
+def test_recomputing_activations_changes_no_bit(split, ffn, options):
+    kept, recomputed = (trainer_of(split, ffn, recompute_activations=recompute, **options) for recompute in (False, True))
+    passes = []
+    recomputed.model.blocks[0].register_forward_pre_hook(lambda *args: passes.append(torch.is_grad_enabled()))
+    lines, lines_recomputed = (run(trainer)[0] for trainer in (kept, recomputed))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in lines_recomputed]
+    for name, weight in weights(kept).items():
+        assert torch.equal(weight, weights(recomputed)[name]), name
+    # Each micro-batch goes through the blocks with gradient and once more in backward.
+    assert sum(passes) == 2 * recomputed.config.steps * recomputed.config.gradient_accumulation
 
 
 def test_bfloat16_trains(split):
