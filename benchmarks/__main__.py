@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +15,7 @@ def main() -> None:
     name = sys.argv[1].replace("-", "_") if len(sys.argv) > 1 else ""
     if name not in names:
         sys.exit(f"python -m benchmarks NAME [OPTIONS], NAME one of {', '.join(names)}")
-    sys.argv = [f"benchmarks {sys.argv[1]}", *sys.argv[2:]]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    sys.exit(subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[2:]], check=False).returncode)
 
 
 if __name__ == "__main__":

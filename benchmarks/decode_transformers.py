@@ -44,7 +44,7 @@ def exported(model: GPT, folder: Path) -> Any:
     facts = ModelFacts(model.vocab_size, PROMPT_TOKENS + NEW_TOKENS + 1, 0, "float32")
     for name, text in config_files(fmt, model.config, facts).items():
         (folder / name).write_text(text, encoding="utf-8")
-    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32).eval()
 
 
 def our_tokens(model: GPT, ids_BS: Tensor) -> tuple[list[int], float]:

@@ -6,7 +6,6 @@ Knows the files of a folder. Must not know transformers, nor any architecture by
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moecli.data.small_file import LARGEST, read_small
 from moecli.errors import RunError
 
 CONFIG_FILE = "config.json"
@@ -42,12 +42,14 @@ def is_huggingface_folder(path: Path) -> bool:
     """Whether this is a folder whose config.json names a model type, as transformers writes it (moecli's own doesn't).
 
     Raises:
-        RunError: config.json is damaged, so that nobody can tell.
+        RunError: config.json is damaged or can't be read, so that nobody can tell.
     """
     try:
         content = _read_json(path / CONFIG_FILE)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise RunError(f"can't be read: {error.strerror}", where=str(path / CONFIG_FILE), next_step=COPY_AGAIN) from error
     return isinstance(content, dict) and "model_type" in content
 
 
@@ -65,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step=OTHER_FOLDER) from error
     except OSError as error:
-        raise RunError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
+        raise RunError(f"can't be read: {error.strerror}", where=str(path), next_step=COPY_AGAIN) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise RunError("it names no model_type, so it is not of a Hugging Face model", where=str(path), next_step=OTHER_FOLDER)
     if "transformers_weights" in content:
@@ -82,7 +84,8 @@ def check_weights(folder: Path) -> Weights:
     """
     if (folder / ADAPTER_FILE).exists():
         raise RunError("an adapter, which is a part of a model", where=str(folder / ADAPTER_FILE), next_step=OTHER_FOLDER)
-    files = [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).exists() else list(_indexed_files(folder))
+    has_one = (folder / WEIGHTS_FILE).exists() or (folder / WEIGHTS_FILE).is_symlink()
+    files = [folder / WEIGHTS_FILE] if has_one else list(_indexed_files(folder))
     if not files:
         _refuse_pickles(folder)
     for path in files:
@@ -96,9 +99,13 @@ def check_counts(content: Any, weights: Weights, where: str) -> None:
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for key, value in items:
         if isinstance(value, int) and COUNTS.search(str(key)) and value > max(weights.tensors, ALWAYS_FINE):
-            what = f"{key} is {value:,}, and the files hold {weights.tensors:,} tensors"
+            what = f"{key} is {_short(value)}, and the files hold {weights.tensors:,} tensors"
             raise RunError(what, where=where, next_step=COPY_AGAIN)
         check_counts(value, weights, where)
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else f"more than 10**{len(str(number)) - 1}"
 
 
 def check_numbers(numbers: int, weights: Weights, where: str) -> None:
@@ -131,7 +138,7 @@ def _count_tensors(path: Path) -> int:
     and refused, by the library."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
+        if length > min(path.stat().st_size, LARGEST):  # the library's own limit, too
             return 0
         try:
             content = json.loads(file.read(length))
@@ -142,10 +149,8 @@ def _count_tensors(path: Path) -> int:
 
 def _read_json(path: Path) -> Any:
     """Raises OSError where there is no such file, and RunError where it is damaged."""
-    if path.exists() and not path.is_file():  # a device or a pipe would never end
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small(path))
     except UnicodeDecodeError as error:
         raise RunError("damaged: not UTF-8 text", where=str(path), next_step=COPY_AGAIN) from error
     except RecursionError as error:

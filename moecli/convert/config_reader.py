@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from moecli.data.small_file import read_small
 from moecli.errors import ConvertError
 
 CONFIG_FILE = "config.json"
@@ -26,15 +27,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         ConvertError: there is none, or it is damaged.
     """
     path = folder / CONFIG_FILE
-    if path.exists() and not path.is_file():  # a device or a pipe would never end
-        raise ConvertError("no regular file", where=str(path), next_step=COPY_AGAIN)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except FileNotFoundError as error:
         raise ConvertError("there is no such file", where=str(path), next_step=OTHER_FOLDER) from error
     except UnicodeDecodeError as error:
         raise ConvertError("damaged: not UTF-8 text", where=str(path), next_step=COPY_AGAIN) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConvertError(f"can't be read: {error.strerror}", where=str(path), next_step=COPY_AGAIN) from error
+    except (ValueError, RecursionError) as error:
         raise ConvertError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
         raise ConvertError("it names no model_type, so it is not of a Hugging Face model", where=str(path), next_step=OTHER_FOLDER)

@@ -19,6 +19,7 @@ from moecli.convert.formats import Format, ModelFacts, format_of_type
 from moecli.convert.formats.base import FUSED_EXPERTS, with_fused_experts
 from moecli.convert.rules import EXPERT, Made, Read, Rule, Shape, check_shapes, expected_shapes, pieces_of, to_ours, to_theirs
 from moecli.convert.tensor_files import TensorFiles, open_tensors
+from moecli.data.small_file import read_small
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import ConvertError
 from moecli.model.accounting import model_cost
@@ -121,11 +122,13 @@ def own_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Text files of a folder as they are, those that are there.
 
     Raises:
-        ConvertError: one of them is no text.
+        ConvertError: one of them is no text, or far too large.
     """
     paths = [folder / name for name in names if (folder / name).is_file()]
     try:
-        return {path.name: path.read_text(encoding="utf-8") for path in paths}
+        return {path.name: read_small(path) for path in paths}
+    except OSError as error:
+        raise ConvertError(f"can't be read: {error.strerror}", where=str(error.filename), next_step="copy the checkpoint again") from error
     except UnicodeDecodeError as error:
         raise ConvertError(f"a tokenizer's file is not UTF-8: {error}", where=str(folder), next_step="copy the checkpoint again") from error
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from moecli.convert.rules import Made, Shape
+from moecli.data.small_file import read_small
 from moecli.errors import ConvertError
 from moecli.model.checkpoint import write_tensors
 
@@ -132,9 +133,11 @@ def _weight_map(folder: Path) -> dict[str, str]:
     """From the tensors to the files, as the index says."""
     path = folder / INDEX_FILE
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(read_small(path))["weight_map"]
         names = {str(name): str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise ConvertError(f"can't be read: {error.strerror}", where=str(path), next_step=COPY_AGAIN) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConvertError(f"damaged: {error}", where=str(path), next_step=COPY_AGAIN) from error
     outside = next((file for file in names.values() if not FILE_NAME.fullmatch(file)), None)
     if outside is not None or not names:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moecli.config import LARGEST
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
 
 
@@ -46,11 +47,8 @@ def read_object(path: Path, next_step: str) -> JsonObject:
     Raises:
         RunError: there is no such file, it can't be read, or holds something else.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device would never end
-        kind = "a folder" if path.is_dir() else "no regular file"
-        raise RunError(f"{kind}, where a file belongs", where=str(path), next_step=next_step)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except FileNotFoundError as error:
         raise RunError("there is no such file", where=str(path), next_step=next_step) from error
     except OSError as error:

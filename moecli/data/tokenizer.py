@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from moecli.data.disk import disk_errors, write_text_whole
 from moecli.data.pieces import REPLACEMENT, PieceDecoder
+from moecli.data.small_file import read_small
 from moecli.errors import DataError
 
 if TYPE_CHECKING:
@@ -138,13 +139,11 @@ class Tokenizer:
         import tokenizers
 
         next_step = "give the path of a tokenizer.json as the library `tokenizers` writes it"
-        if path.exists() and not path.is_file():  # a pipe or a device would never end
-            raise DataError(
-                f"{'a folder' if path.is_dir() else 'no regular file'}, where a file belongs", where=str(path), next_step=next_step
-            )
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_small(path)
+        except OSError as error:
+            raise DataError(f"can't be read: {error.strerror}", where=str(path), next_step=next_step) from error
+        except UnicodeDecodeError as error:
             raise DataError(f"can't be read: {error}", where=str(path), next_step=next_step) from error
         try:
             tokenizer = cls(tokenizers.Tokenizer.from_str(text))

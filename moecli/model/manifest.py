@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
 
 MANIFEST_FILE = "manifest.json"
@@ -63,9 +64,9 @@ def _read(folder: Path) -> dict[str, dict[str, Any]]:
     """The entries of a manifest that is byte for byte what was written."""
     path = folder / MANIFEST_FILE
     try:
-        content = b"" if path.exists() and not path.is_file() else path.read_bytes()  # a pipe would never end
+        content = read_small(path)
         files: dict[str, dict[str, Any]] = json.loads(content)["files"]
-        if content == _text(files).encode() and all(_is_entry(entry) for entry in files.values()):
+        if content == _text(files) and all(_is_entry(entry) for entry in files.values()):
             return files
     except FileNotFoundError as error:
         what = "there is no such file: the checkpoint is incomplete, or of a version of moecli that wrote none"

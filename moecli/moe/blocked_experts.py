@@ -67,11 +67,14 @@ class BlockedExperts(Function):
         dtype: torch.dtype,
     ) -> Tensor:
         y_TD = torch.zeros_like(x_TD, dtype=weights_A.dtype)
-        in_AF = x_TD.new_empty(len(token_ids_A), in_proj_EFD.shape[1], dtype=dtype)
         ctx.blocks = blocks_of(lengths, row_bytes=2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize)
+        keeps = any(ctx.needs_input_grad)  # without a backward pass the blocks take turns in the room of the largest
+        num_rows = len(token_ids_A) if keeps else max((sum(block.lengths) for block in ctx.blocks), default=0)
+        in_AF = x_TD.new_empty(num_rows, in_proj_EFD.shape[1], dtype=dtype)
         in_projs, out_projs = in_proj_EFD.unbind(), out_proj_EDH.unbind()
         for block in ctx.blocks:
-            ids_N, in_NF = token_ids_A[block.rows], in_AF[block.rows]
+            ids_N = token_ids_A[block.rows]
+            in_NF = in_AF[block.rows] if keeps else in_AF[: len(ids_N)]
             x_ND = x_TD.index_select(0, ids_N).to(dtype)
             for expert, x_MD, in_MF in block.split(x_ND, in_NF):
                 torch.mm(x_MD, in_projs[expert].to(dtype).t(), out=in_MF)

@@ -76,6 +76,8 @@ def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> 
 def run_one_by_one(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
     """Each expert that has tokens in turn; the weights of the others are not touched."""
     lengths, dtype = queues.load_E.tolist(), _compute_dtype(x_TD)
+    if not torch.is_grad_enabled():  # the weights ask for gradients all the same, and something would be kept for them
+        in_proj_EFD, out_proj_EDH = in_proj_EFD.detach(), out_proj_EDH.detach()
     with torch.autocast(x_TD.device.type, enabled=False):  # the casts are spelled out
         return BlockedExperts.apply(x_TD, queues.weights_A, in_proj_EFD, out_proj_EDH, queues.token_ids_A, lengths, activation, dtype)
 

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from moecli.data.disk import write_text_whole
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
+
+# A line has some 300 bytes: millions of them.
+LARGEST_LOG = 2**30
 
 
 class MetricLog:
@@ -50,13 +54,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metric log; an incomplete last line is left out, a missing file is empty.
 
     Raises:
-        RunError: a line is not an object with a step of 0 or more, or a folder or a pipe is in the file's place.
+        RunError: a line is not an object with a step of 0 or more, or it is no file, or too large a one.
     """
     if not path.exists():
         return []
-    if not path.is_file():
-        raise RunError("not a file, where metrics belong", where=str(path), next_step="remove it: without metrics there are no curves")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    try:
+        lines = read_small(path, errors="replace", largest=LARGEST_LOG).splitlines(keepends=True)
+    except OSError as error:
+        what = f"can't be read: {error.strerror}"
+        raise RunError(what, where=str(path), next_step="remove it: without metrics there are no curves") from error
     return [_parsed(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.endswith("\n")]
 
 

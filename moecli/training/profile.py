@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from moecli.training.trainer import Trainer
@@ -66,14 +67,20 @@ def profile_steps(trainer: Trainer, trace: Path) -> StepProfile:
         profiler.stop()
     profiler.export_chrome_trace(str(trace))
     events = list(profiler.key_averages())
-    microseconds = {event.key: event.self_device_time_total if is_cuda else event.self_cpu_time_total for event in events}
-    total = sum(microseconds.values())
+    return StepProfile(PROFILED_STEPS, _phases(events), operations_of(events, is_cuda))
+
+
+def operations_of(events: list[Any], is_cuda: bool) -> tuple[Operation, ...]:
+    """The operations among the profiler's events. Kernels are events of their own beside the operations that call them: once is enough."""
+    called = [event for event in events if event.device_type == DeviceType.CPU]
+    timed = [(event, event.self_device_time_total if is_cuda else event.self_cpu_time_total) for event in called]
+    total = sum(microseconds for _, microseconds in timed)
     operations = [
-        Operation(event.key, event.count / PROFILED_STEPS, microseconds[event.key] / 1e3 / PROFILED_STEPS, microseconds[event.key] / total)
-        for event in events
-        if microseconds[event.key] > 0
+        Operation(event.key, event.count / PROFILED_STEPS, microseconds / 1e3 / PROFILED_STEPS, microseconds / total)
+        for event, microseconds in timed
+        if microseconds > 0
     ]
-    return StepProfile(PROFILED_STEPS, _phases(events), tuple(sorted(operations, key=lambda operation: -operation.milliseconds)))
+    return tuple(sorted(operations, key=lambda operation: -operation.milliseconds))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 from moecli.config import LARGEST
 from moecli.data.prepare import PreparedData
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
 from moecli.recipe.schema import Recipe
 from moecli.workflows.compare_arms import Arm, ArmRecipe, Match, Matched, build_arms, check_can_be_compared, check_same_tokens_if_masked
@@ -167,10 +168,8 @@ def _check_numbers(base: Recipe, others: Sequence[ArmRecipe], matches: Sequence[
 
 def _with_kept_steps(arm: Arm, base: Arm, folder: Path) -> Arm:
     """The twin of the same seconds with the length that was measured before, if this MoE's was."""
-    if not (folder / TIME_STEPS_FILE).is_file():
-        return arm
     try:
-        kept = json.loads((folder / TIME_STEPS_FILE).read_text(encoding="utf-8"))
+        kept = json.loads(read_small(folder / TIME_STEPS_FILE))
         # Through the schema: another version may have keys more, with their defaults.
         steps = int(kept["steps"]) if Recipe.model_validate_json(json.dumps(kept["recipe"])) == base.recipe else 0
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):

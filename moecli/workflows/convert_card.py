@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 from moecli.convert.verify import Verification
+from moecli.data.small_file import read_small
 from moecli.recipe.schema import Recipe
 from moecli.workflows.imported_recipe import is_without_text
 from moecli.workflows.run_dir import RunDir
@@ -19,10 +20,10 @@ RESULTS = {"val_loss": "loss, nats per token", "perplexity": "perplexity", "bits
 
 def measured(run: RunDir | None, checkpoint: Path) -> dict[str, float]:
     """What the training measured in its end, by name; empty where that was not of this checkpoint, or can't be read."""
-    if run is None or not run.result.is_file():
+    if run is None:
         return {}
     try:
-        result = json.loads(run.result.read_text(encoding="utf-8"))
+        result = json.loads(read_small(run.result))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(result, dict) or type(result.get("steps")) is not int or run.checkpoint(result["steps"]).name != checkpoint.name:

@@ -24,6 +24,7 @@ from moecli.convert.hf_folder import (
 )
 from moecli.convert.start import Changes, change_lines, changed_fields, with_weights_of
 from moecli.convert.upcycle_proof import logit_difference
+from moecli.data.small_file import read_small
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import ConvertError
 from moecli.model.accounting import FLOAT32_BYTES, ModelCost, model_cost
@@ -170,7 +171,7 @@ def _not_kept(folder: Path, shape: HuggingFaceShape, tokenizer: Tokenizer) -> li
 def _json(path: Path) -> dict[str, Any]:
     """A file that is only told about; empty where it isn't there or can't be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_small(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moecli.data.config import DataConfig
 from moecli.data.prepare import prepare
+from moecli.data.small_file import read_small
 from moecli.data.split import TRAIN, VALIDATION, SplitCorpus
 from moecli.errors import ConvertError, DataError, RunError
 from moecli.recipe.schema import Recipe
@@ -25,10 +26,8 @@ OTHER_INIT = "give --router-init random"
 
 def has_text(source: SourceRun) -> bool:
     """Whether the text that a run was trained on is known; that of an imported checkpoint is not."""
-    if not source.run.environment.is_file():
-        return False
     try:
-        return json.loads(source.run.environment.read_text(encoding="utf-8"))["data_fingerprint"] is not None
+        return json.loads(read_small(source.run.environment))["data_fingerprint"] is not None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 

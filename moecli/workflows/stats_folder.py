@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moecli.analysis.hf_folder import is_huggingface_folder
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
 from moecli.reports import write_comparison, write_dense_comparison, write_reports
 from moecli.workflows.run_dir import OUTPUTS, atomic_folder, find_checkpoint
@@ -95,10 +96,8 @@ def _checked(target: Path, mark: str) -> Path:
 
 def _files_of_report(folder: Path, mark: str) -> set[str]:
     """The names of the files that the report in this folder consists of; none where there is no sound one."""
-    if not (folder / mark).is_file():
-        return set()
     try:
-        files = json.loads((folder / mark).read_text(encoding="utf-8"))["files"]
+        files = json.loads(read_small(folder / mark))["files"]
         return {mark, *map(str, files)}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()

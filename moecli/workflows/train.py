@@ -17,6 +17,7 @@ import torch
 
 from moecli.analysis.load_report import LoadReport
 from moecli.data.prepare import PreparedData, prepare
+from moecli.data.small_file import read_small
 from moecli.errors import RunError
 from moecli.evaluation.evaluate import Evaluation
 from moecli.model.checkpoint import load_model
@@ -143,7 +144,7 @@ def train(
 def _has_result(run: RunDir, content: dict[str, Any]) -> bool:
     """Whether a finished training that is resumed has its result already, with a speed that this call can't measure."""
     try:
-        before = json.loads(run.result.read_text(encoding="utf-8"))
+        before = json.loads(read_small(run.result))
         return bool(before.keys() == content.keys() and before["steps"] == content["steps"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

@@ -56,10 +56,10 @@ def test_what_is_no_file_is_named(tmp_path):
     with pytest.raises(RunError, match=r"a\.json: there is no such file"):
         read_object(tmp_path / "a.json", "go on")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(RunError, match=r"folder\.json: a folder, where a file belongs"):
+    with pytest.raises(RunError, match=r"folder\.json: can't be read: a folder, where a file belongs"):
         read_object(tmp_path / "folder.json", "go on")
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(RunError, match=r"pipe\.json: no regular file, where a file belongs"):
+    with pytest.raises(RunError, match=r"pipe\.json: can't be read: no regular file, where a file belongs"):
         read_object(tmp_path / "pipe.json", "go on")
     (tmp_path / "link.json").symlink_to("link.json")
     with pytest.raises(RunError, match=r"link\.json: can't be read: .*symbolic links"):

@@ -264,5 +264,5 @@ def test_a_file_at_which_the_library_panics_is_no_tokenizer(tmp_path):
 
 def test_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match=r"tokenizer\.json: no regular file, where a file belongs"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: can't be read: no regular file, where a file belongs"):
         Tokenizer.load(tmp_path / "tokenizer.json")

@@ -140,6 +140,24 @@ def test_a_file_may_be_a_link_as_in_the_cache_of_the_hub(folder):
         assert read(folder)
 
 
+HOLES = {  # bytes of a file that takes no room on the disk; weights are mapped into memory, which the tests' limit counts
+    "config.json": 2**38,
+    INDEX: 2**38,
+    "model-00001-of-00004.safetensors": 600_000_000,
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_a_file_of_holes_is_not_read(name, folder):
+    path = folder / name
+    path.unlink()
+    with path.open("wb") as file:
+        file.write((HOLES[name] - 8).to_bytes(8, "little"))  # for safetensors, the length of a header that is really there
+        file.truncate(HOLES[name])
+    for error in refusals(folder):
+        assert ("more than 100 MB" in error.what and error.where == str(path)) or "header too large" in error.what
+
+
 @pytest.mark.parametrize("name", ["config.json", INDEX])
 def test_json_of_100_000_levels_is_refused(name, folder):
     (folder / name).write_text('{"model_type": "mixtral", "weight_map": ' + '{"a":' * 100_000 + "1" + "}" * 100_001)

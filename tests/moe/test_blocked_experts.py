@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.blocked_experts import blocks_of
 from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.experts import Experts
+from moecli.training.peak_memory import LiveTensors
 
 LENGTHS = [3, 0, 1, 4, 0, 9, 2]
 
@@ -94,6 +97,20 @@ def test_only_the_input_projections_output_is_kept():
         experts(x_TD, on)
     known = {tensor.data_ptr() for tensor in (x_TD, on.weights_A, on.token_ids_A, *experts.parameters())}
     assert [tuple(tensor.shape) for tensor in kept if tensor.data_ptr() not in known] == [(sum(LENGTHS), 16)]
+
+
+def test_without_gradients_a_block_takes_the_room_of_the_one_before(monkeypatch):
+    experts, x_TD = experts_and_input()
+    on, x_TD = queues(), x_TD.detach()
+    on = replace(on, weights_A=on.weights_A.detach())
+    expected_TD = experts(x_TD, on).detach()
+    monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", 1)  # blocks of one expert, of at most 9 of the 19 rows
+    with LiveTensors() as kept:
+        experts(x_TD, on)
+    with torch.no_grad(), LiveTensors() as passing:
+        y_TD = experts(x_TD, on)
+    torch.testing.assert_close(y_TD, expected_TD)
+    assert kept.peak_bytes - passing.peak_bytes == (19 - 9) * 16 * 4  # of the input projection's output, width 16
 
 
 def test_gradients_of_autocast_are_close_and_in_float32():

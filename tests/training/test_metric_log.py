@@ -38,7 +38,7 @@ def test_a_line_that_is_no_metrics_is_named(tmp_path, line):
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_what_is_no_file_is_named(tmp_path, make):
     make(tmp_path / "metrics.jsonl")
-    with pytest.raises(RunError, match=r"metrics\.jsonl: not a file"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl: can't be read: (a folder|no regular file), where a file belongs"):
         read_metrics(tmp_path / "metrics.jsonl")
 
 

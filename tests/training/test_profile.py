@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from torch.autograd import DeviceType
 
 from moecli.data.batches import TrainBatches
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
 from moecli.moe.layers import SparseMoEConfig
 from moecli.training.config import TrainingConfig
-from moecli.training.profile import PROFILED_STEPS, profile_steps
+from moecli.training.profile import PROFILED_STEPS, Operation, operations_of, profile_steps
 from moecli.training.trainer import Trainer
 from tests.training.conftest import VOCAB
 
@@ -42,3 +44,13 @@ def test_counts_are_per_step(profile, tmp_path):
 
 def test_the_profilers_own_words_are_kept_from_stderr(profile, capfd):
     assert capfd.readouterr().err == ""
+
+
+def test_kernels_of_a_device_count_once():
+    add = SimpleNamespace(key="aten::add", count=20, device_type=DeviceType.CPU, self_cpu_time_total=50.0, self_device_time_total=3000.0)
+    idle = SimpleNamespace(key="aten::view", count=20, device_type=DeviceType.CPU, self_cpu_time_total=50.0, self_device_time_total=0.0)
+    kernel = SimpleNamespace(
+        key="add_kernel", count=20, device_type=DeviceType.CUDA, self_cpu_time_total=0.0, self_device_time_total=3000.0
+    )
+    assert operations_of([add, idle, kernel], is_cuda=True) == (Operation("aten::add", 2, 0.3, 1),)  # 3,000 us in 10 steps
+    assert [operation.share for operation in operations_of([add, idle, kernel], is_cuda=False)] == [0.5, 0.5]
