@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.rounds import milliseconds, ratios, spread, take_turns
+from benchmarks.rounds import milliseconds, number_of_rounds, ratios, spread, take_turns
 from moecli.convert.formats import FORMATS
 from moecli.convert.formats.base import ModelFacts
 from moecli.convert.hf_folder import config_files, tensors_of
@@ -75,7 +75,7 @@ def their_tokens(model: Any, ids_BS: Tensor) -> tuple[list[int], float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", default="decode")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=number_of_rounds, default=9)
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe).recipe
     model = build_gpt(recipe.model, plan_training(recipe).vocab_size, seed=0).eval()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.rounds import Seconds, milliseconds, ratios, spread, take_turns
+from benchmarks.rounds import Seconds, milliseconds, number_of_rounds, ratios, spread, take_turns
 from moecli.moe.layers import MLP, MLPConfig, SparseMoE, SparseMoEConfig
 from moecli.moe.routers import TopKConfig
 from moecli.training.peak_memory import LiveTensors
@@ -163,7 +163,7 @@ def measure_shape(name: str, rounds: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=number_of_rounds, default=21)
     parser.add_argument("--json", type=Path, help="write every measured second there too")
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32, {arguments.rounds} rounds")

@@ -5,11 +5,20 @@ Knows clocks and calls. Must not know what is called.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 # From a name to its seconds, one for each round.
 Seconds = dict[str, list[float]]
+
+
+def number_of_rounds(text: str) -> int:
+    """Of the command line: quartiles take two at least."""
+    rounds = int(text)
+    if rounds < 2:
+        raise argparse.ArgumentTypeError("2 or more")
+    return rounds
 
 
 def take_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.rounds import milliseconds, ratios, spread, take_turns
+from benchmarks.rounds import milliseconds, number_of_rounds, ratios, spread, take_turns
 from benchmarks.step import SEQ_LEN, VOCAB_SIZE, our_trainer
 from moecli.data.batches import Batch
 from moecli.moe.layers import SparseMoEConfig
@@ -72,7 +72,7 @@ def table(head: str, subjects: dict[str, Trainer], rounds: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=number_of_rounds, default=21)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, float32, {arguments.rounds} rounds\n")

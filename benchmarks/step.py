@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain_gpt import PlainGPT
-from benchmarks.rounds import Seconds, milliseconds, ratios, spread, take_turns
+from benchmarks.rounds import Seconds, milliseconds, number_of_rounds, ratios, spread, take_turns
 from moecli.data.batches import Batch
 from moecli.model.config import GPTConfig
 from moecli.model.init import build_gpt
@@ -37,6 +37,7 @@ from moecli.training.trainer import Trainer
 
 D_MODEL, NUM_LAYERS, NUM_HEADS, VOCAB_SIZE = 128, 4, 4, 65
 SEQ_LEN, BATCH_SIZE = 64, 12
+RECOMPUTED = "sparse 8 x 256, top-2, recomputed"
 PLAIN, MLP, COARSE = "plain GPT", "mlp, gelu", "sparse 8 x 512, top-2, gelu"
 
 
@@ -55,6 +56,7 @@ AGAINST = (
     Against("sparse 8 x 256, top-2", "transformers Mixtral"),
     Against("sparse 64 x 64, top-8", "transformers OLMoE"),
     Against("soft 8 x 256", "mlp, swiglu"),
+    Against(RECOMPUTED, RECOMPUTED.removesuffix(", recomputed")),
 )
 
 
@@ -69,9 +71,9 @@ class SameBatch:
         return self.batch_of_all
 
 
-def our_trainer(ffn: FeedForwardConfig, activation: ActivationName, batch: Batch) -> Trainer:
+def our_trainer(ffn: FeedForwardConfig, activation: ActivationName, batch: Batch, recompute: bool = False) -> Trainer:
     config = GPTConfig(d_model=D_MODEL, num_layers=NUM_LAYERS, num_heads=NUM_HEADS, activation=activation, ffn=ffn)
-    training = TrainingConfig(steps=1000, batch_size=BATCH_SIZE, device="cpu")
+    training = TrainingConfig(steps=1000, batch_size=BATCH_SIZE, device="cpu", recompute_activations=recompute)
     return Trainer(build_gpt(config, VOCAB_SIZE, seed=0), SameBatch(batch), training)
 
 
@@ -153,6 +155,8 @@ def steps(batch: Batch) -> dict[str, Callable[[], float]]:
     arms: dict[str, Callable[[], float]] = {PLAIN: OtherTrainer(plain, plain_loss, batch).seconds}
     for name, (ffn, activation) in our_arms().items():
         arms[name] = partial(seconds_of_ours, our_trainer(ffn, activation, batch))
+    ffn, activation = our_arms()[RECOMPUTED.removesuffix(", recomputed")]
+    arms[RECOMPUTED] = partial(seconds_of_ours, our_trainer(ffn, activation, batch, recompute=True))
     for name, model in transformers_models().items():
         arms[name] = OtherTrainer(model, their_loss, batch).seconds
     return arms
@@ -170,22 +174,24 @@ def memory_table(batch: Batch) -> list[str]:
     mlp_peak, mlp_states = peak_and_states("mlp, swiglu", batch)
     lines = ["| arm | peak MB | over weights, gradients, moments and the equal mlp's activations |", "|---|---|---|"]
     for name in ("sparse 8 x 256, top-2", "sparse 64 x 64, top-8"):
-        peak, states = peak_and_states(name, batch)
-        lines.append(f"| {name} | {peak / 1e6:.1f} | {peak / (states + mlp_peak - mlp_states):.2f} |")
+        for recompute in (False, True):
+            peak, states = peak_and_states(name, batch, recompute)
+            words = f"{name}{', recomputed' * recompute}"
+            lines.append(f"| {words} | {peak / 1e6:.1f} | {peak / (states + mlp_peak - mlp_states):.2f} |")
     return lines
 
 
-def peak_and_states(name: str, batch: Batch) -> tuple[int, int]:
+def peak_and_states(name: str, batch: Batch, recompute: bool = False) -> tuple[int, int]:
     """Bytes: of a step at its height, and of weights, gradients and AdamW's two moments."""
     ffn, activation = our_arms()[name]
-    peak = peak_training_memory(partial(our_trainer, ffn, activation, batch), torch.device("cpu"))
+    peak = peak_training_memory(partial(our_trainer, ffn, activation, batch, recompute), torch.device("cpu"))
     parameters = our_trainer(ffn, activation, batch).model.parameters()
     return peak, 4 * sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument("--rounds", type=number_of_rounds, default=51)
     parser.add_argument("--json", type=Path, help="write every measured second there too")
     arguments = parser.parse_args()
     torch.manual_seed(0)

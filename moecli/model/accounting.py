@@ -95,7 +95,8 @@ def training_memory(
     head = 3 * config.d_model + vocab_size
     per_token = sum(blocks) + head
     if recompute_activations:  # the input of each block, and what of a block is computed again when the head's are no longer needed
-        per_token = config.d_model * len(blocks) + max(*blocks, head)
+        records = sum(_record_floats(ffn) for ffn in model.feed_forwards())
+        per_token = config.d_model * len(blocks) + records + max(*blocks, head)
     return TrainingMemory(
         weights=FLOAT32_BYTES * total,
         gradients=FLOAT32_BYTES * total,
@@ -126,10 +127,16 @@ def _feed_forward_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> f
         return num_experts * (hidden + d_expert)
     if isinstance(ffn, SoftMoE):
         return ffn.mixer.kept_floats_per_token + ffn.mixer.mixtures_per_token(seq_len) * (2 * d_model + hidden)
-    # Each assignment keeps its expert's input projection alone (moe/blocked_experts.py), and its place; each token what its router keeps.
-    floats = ffn.router.assignments_per_token * (activation.in_width(d_expert) + FLOATS_OF_A_PLACE)
-    floats += ffn.router.kept_floats_per_expert * num_experts
+    # Each assignment keeps its expert's input projection alone (moe/blocked_experts.py).
+    floats = ffn.router.assignments_per_token * activation.in_width(d_expert) + _record_floats(ffn)
     return floats if ffn.shared is None else floats + _feed_forward_floats(ffn.shared, config, seq_len) + d_model
+
+
+def _record_floats(ffn: FeedForward) -> float:
+    """What a sparse layer's record holds for the router losses: per token what its router keeps, per assignment its place."""
+    if not isinstance(ffn, SparseMoE):
+        return 0
+    return ffn.router.kept_floats_per_expert * ffn.experts.num_experts + ffn.router.assignments_per_token * FLOATS_OF_A_PLACE
 
 
 def _hidden_floats(hidden_width: int, is_gated: bool) -> int:

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from moecli.training.trainer import Trainer
@@ -72,7 +71,7 @@ def profile_steps(trainer: Trainer, trace: Path) -> StepProfile:
 
 def operations_of(events: list[Any], is_cuda: bool) -> tuple[Operation, ...]:
     """The operations among the profiler's events. Kernels are events of their own beside the operations that call them: once is enough."""
-    called = [event for event in events if event.device_type == DeviceType.CPU]
+    called = [event for event in events if event.device_type.name == "CPU"]
     timed = [(event, event.self_device_time_total if is_cuda else event.self_cpu_time_total) for event in called]
     total = sum(microseconds for _, microseconds in timed)
     operations = [

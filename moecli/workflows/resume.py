@@ -25,7 +25,6 @@ MAY_DIFFER = (
     "training.on_non_finite",
     "training.rewind_factor",
     "training.max_rewinds",
-    "training.recompute_activations",
 )
 
 
