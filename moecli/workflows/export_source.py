@@ -24,7 +24,7 @@ from moecli.model.gpt import GPT
 from moecli.model.manifest import check_manifest
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
-from moecli.workflows.opened_run import check_same_model
+from moecli.workflows.opened_run import check_fits
 from moecli.workflows.run_dir import RunDir, find_checkpoint
 
 
@@ -63,8 +63,8 @@ def _run(path: Path) -> Iterator[ExportSource]:
     recipe = load_recipe(run.recipe).recipe
     check_manifest(checkpoint)
     config, vocab_size = read_config(checkpoint / CONFIG_FILE)
-    check_same_model(config, recipe, checkpoint)
     tokenizer = Tokenizer.load(run.tokenizer)
+    check_fits(config, vocab_size, recipe, tokenizer, checkpoint)
     with open_tensors(checkpoint) as tensors:
         check_own_tensors(tensors, config, vocab_size)
         yield ExportSource(checkpoint, config, vocab_size, recipe.data.seq_len, tensors.read, tokenizer, {}, recipe, run, model=None)

@@ -32,7 +32,7 @@ from moecli.workflows.batches import model_vocab_size, training_batches
 from moecli.workflows.checkpoints import begin_after, check_room, last_checkpoint
 from moecli.workflows.environment import describe_environment
 from moecli.workflows.events import Listener, Stage, TrainingStarted
-from moecli.workflows.opened_run import check_same_model
+from moecli.workflows.opened_run import check_fits
 from moecli.workflows.plain_json import finite
 from moecli.workflows.plan import TrainingPlan, plan_training
 from moecli.workflows.resume import check_has_text, check_own_files, check_same_data, check_same_recipe, check_same_tokenizer
@@ -207,7 +207,7 @@ def _build_trainer(recipe: Recipe, data: PreparedData, device: torch.device, che
     except RunError as error:
         next_step = f"remove {checkpoint}; --resume then goes on from the checkpoint before it, or begins again where there is none"
         raise RunError(error.what, where=error.where, allowed=error.allowed, next_step=next_step) from error
-    check_same_model(trainer.model.config, recipe, checkpoint)
+    check_fits(trainer.model.config, trainer.model.vocab_size, recipe, data.tokenizer, checkpoint)
     return trainer, first_step
 
 

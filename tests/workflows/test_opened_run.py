@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_a_recipe_of_another_model_is_refused_with_the_key(tiny_recipe, opener):
     recipe = Path("run/recipe.yaml")
     recipe.write_text(recipe.read_text().replace("top_k: 2", "top_k: 3"))
     with pytest.raises(RunError, match=r"of another model:\n  model\.ffn\.router\.top_k: 2 in the checkpoint, 3 in the recipe\n  next:"):
+        OPENERS[opener](Path("run"))
+
+
+@pytest.mark.parametrize("opener", OPENERS)
+def test_a_tokenizer_of_another_run_is_refused(tiny_recipe, opener):
+    train_tiny(tiny_recipe, "run")
+    train_tiny(tiny_recipe, "other", ("data.tokenizer.kind=char",))
+    shutil.copy("other/tokenizer.json", "run/tokenizer.json")
+    with pytest.raises(RunError, match=r"token ids, the run's tokenizer\.json and objective make [0-9]+\n  next:"):
         OPENERS[opener](Path("run"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,13 @@ def test_a_recipe_of_another_model_than_the_checkpoint_is_refused(tiny_recipe, r
         RunError, match=r"of another model:\n  model\.rope_theta: 10000\.0 in the checkpoint, 20000\.0 in the recipe\n.*own recipe"
     ):
         train_tiny(tiny_recipe, "run", ("model.rope_theta=20000.0",), resume=True)
+
+
+def test_checkpoints_of_another_run_are_refused_by_their_token_ids(tiny_recipe, run):
+    train_tiny(tiny_recipe, "other", ("data.tokenizer.kind=char",))
+    shutil.rmtree(run.checkpoints)
+    shutil.copytree("other/checkpoints", run.checkpoints, symlinks=True)
+    refused(tiny_recipe, r"the model has [0-9]+ token ids, the run's tokenizer\.json and objective make")
 
 
 def test_a_finished_run_is_described_as_it_was(tiny_recipe, run):
