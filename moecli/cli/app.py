@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import traceback
 from contextlib import suppress
@@ -70,9 +71,21 @@ def main() -> None:
     # A character that the terminal or the pipe can't take is spelled out.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    _leave_on_signals()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     sys.exit(run(arguments, debug=debug))
+
+
+def _leave_on_signals() -> None:
+    """SIGTERM and SIGHUP end the command as an exception does, so that nothing half-written stays. Training has its own way (stop.py)."""
+
+    def leave(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # of nohup
+            signal.signal(number, leave)
 
 
 def run(arguments: list[str], *, debug: bool) -> int:

@@ -66,7 +66,8 @@ def check_room(run: RunDir, trainer: Trainer) -> None:
         free = shutil.disk_usage(run.checkpoints).free
     if free < needed:
         what = f"a checkpoint takes {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free"
-        next_step = "free some space and go on with --resume; training.keep_last limits how many checkpoints stay"
+        again = "free some space and give the same command again, for `moecli train` with --resume if the run is there"
+        next_step = f"{again}; training.keep_last limits how many checkpoints stay"
         raise MachineError(what, where=str(run.checkpoints), next_step=next_step)
 
 
