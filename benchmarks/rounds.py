@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 # From a name to its seconds, one for each round.
 Seconds = dict[str, list[float]]
@@ -19,6 +22,29 @@ def number_of_rounds(text: str) -> int:
     if rounds < 2:
         raise argparse.ArgumentTypeError("2 or more")
     return rounds
+
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Until the device has done what the call asks of it. A GPU is asked ten times in a row, and the mean is taken: in a model too, it is
+    still busy with what came before while the next operations are called."""
+    times = 10 if device.type == "cuda" else 1
+    _wait_for(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        call()
+    _wait_for(device)
+    return (time.perf_counter() - started) / times
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def machine(device: torch.device) -> str:
+    """What seconds depend on, in words."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{where}, torch {torch.__version__}"
 
 
 def take_turns(calls: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:

@@ -33,6 +33,7 @@ THIRD_PARTIES = {
     "transformers": ("convert", "analysis"),
     "safetensors": ("model", "convert"),
     "scipy": ("analysis", "convert"),
+    "triton": ("moe",),
 }
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "core", "misc"}
 

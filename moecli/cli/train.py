@@ -12,6 +12,7 @@ import typer
 
 from moecli.cli import console
 from moecli.cli.options import JsonOption, SetOption
+from moecli.cli.plan_options import MOST_PROCESSES, check_plan_options
 from moecli.errors import MoecliError
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ def train_command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Watch ten steps: a table and a trace of where their time goes; no run.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_PROCESSES, help="With --dry-run: count for each of so many processes too.", show_default=False),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(metavar="GB/S", help="With --processes: 10^9 bytes/s out of a process; adds seconds of exchange.", show_default=False),
+    ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(metavar="TFLOP/S", help="With --processes: what a device reaches; adds seconds of computation.", show_default=False),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe; write a run folder with checkpoint, metrics and routing report."""
@@ -42,8 +55,9 @@ def train_command(
         raise MoecliError(
             f"{' and '.join(given)} can't go together", where=given[-1], allowed="one of them", next_step="leave the others out"
         )
+    check_plan_options(dry_run, processes, bandwidth, speed)
     if dry_run:
-        _dry_run(loaded.recipe, as_json)
+        _dry_run(loaded.recipe, processes, bandwidth, speed, as_json)
         return
     if profile:
         _profile(loaded.recipe, out, as_json)
@@ -84,12 +98,17 @@ def _profile(recipe: Recipe, out: Path | None, as_json: bool) -> None:
         print_profile(people, result)
 
 
-def _dry_run(recipe: Recipe, as_json: bool) -> None:
-    from moecli.cli.train_summary import print_plan
+def _dry_run(recipe: Recipe, processes: int | None, bandwidth: float | None, speed: float | None, as_json: bool) -> None:
+    from moecli.cli.plan_view import print_plan
+    from moecli.parallel.plan import Speeds
     from moecli.recipe.leak_notes import leak_notes
-    from moecli.workflows.plan import plan_training
+    from moecli.workflows.plan import plan_parallel_training, plan_training
 
-    plan = plan_training(recipe)
+    if processes is None:
+        plan = plan_training(recipe)
+    else:
+        speeds = Speeds(None if bandwidth is None else 1e9 * bandwidth, None if speed is None else 1e12 * speed)
+        plan = plan_parallel_training(recipe, processes, speeds)
     if as_json:
         console.print_json(plan.to_json())
     else:

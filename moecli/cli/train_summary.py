@@ -5,17 +5,12 @@ Knows the results of the train workflow. Must not compute figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-
 from rich.console import Console
-from rich.table import Table
 
 from moecli.cli.load_view import load_table, print_heatmap
 from moecli.cli.train_progress import quality_text
-from moecli.cli.words import big_number, num_bytes, token_word
+from moecli.cli.words import big_number, token_word
 from moecli.recipe.leak_notes import leak_notes
-from moecli.workflows.plan import TrainingPlan
 from moecli.workflows.train import TrainResult
 
 
@@ -44,25 +39,6 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, f"next: moecli eval {result.run_dir}")
     if result.load.layers:
         _say(console, f"      moecli route-stats {result.run_dir}")
-
-
-def print_plan(console: Console, plan: TrainingPlan, notes: Sequence[str]) -> None:
-    """What a recipe would cost."""
-    cost = plan.cost
-    table = Table(show_header=False, box=None)
-    table.add_row("vocabulary", f"{plan.vocab_size:,}")
-    table.add_row("parameters, total", f"{cost.params_total:,}")
-    table.add_row("parameters, active per token", f"{cost.params_active:,}")
-    table.add_row("  of these without the input embedding", f"{cost.params_active_without_embedding:,}")
-    table.add_row("  and without the output layer", f"{cost.params_active_without_embedding_and_head:,}")
-    table.add_row("FLOPs per token, forward", f"{cost.forward_flops_per_token:,}")
-    table.add_row("FLOPs per token, training", f"{cost.train_flops_per_token:,}")
-    for name, count in asdict(plan.memory).items():
-        table.add_row(f"memory, {name}", num_bytes(count))
-    table.add_row("memory, together", num_bytes(plan.memory.total))
-    console.print(table)
-    for note in notes:
-        _say(console, f"note: {note}")
 
 
 def _say(console: Console, text: str) -> None:

@@ -34,3 +34,8 @@ def duration(seconds: float) -> str:
         minutes = round(whole / 60)
         return f"{minutes // 60:,} h {minutes % 60:02} min"
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{seconds:.{int(seconds < 10)}f} s"
+
+
+def precise_seconds(seconds: float) -> str:
+    """0.00123 -> "1.23 ms", 12.34 -> "12.3 s"."""
+    return f"{seconds:,.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

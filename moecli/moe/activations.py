@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ActivationName = Literal["swiglu", "gelu", "relu", "relu2"]
-
+# Smaller tensors are done before a kernel of our own is called.
+LEAST_FOR_KERNELS = 2**20
 
 Function = Callable[[Tensor], Tensor]
 
@@ -36,8 +38,35 @@ class Activation:
 
 def swiglu(in_F: Tensor) -> Tensor:
     """SiLU(gate) * up (Shazeer 2020, arXiv 2002.05202, eq. 6)."""
+    if kernels_pay(in_F):
+        in_NF = in_F.flatten(0, -2)
+        return weighed_swiglu(in_NF, torch.ones(len(in_NF), device=in_F.device)).unflatten(0, in_F.shape[:-1])
     gate_H, up_H = in_F.chunk(2, dim=-1)
     return F.silu(gate_H) * up_H
+
+
+def weighed_swiglu(in_NF: Tensor, weights_N: Tensor) -> Tensor:
+    """weights_N * swiglu(in_NF), in one pass over memory; where `kernels_pay`."""
+    from moecli.moe.cuda_kernels import WeighedSwiGLU
+
+    return WeighedSwiGLU.apply(in_NF, weights_N)
+
+
+def kernels_pay(x: Tensor) -> bool:
+    """Whether cuda_kernels.py works here and is worth a call. Under torch.compile it isn't: the compiler writes such kernels itself."""
+    return x.is_cuda and x.numel() >= LEAST_FOR_KERNELS and not torch.compiler.is_compiling() and _kernels_work(x.device)
+
+
+@cache
+def _kernels_work(device: torch.device) -> bool:
+    """Triton comes with torch for CUDA on some systems, and needs a C compiler: whether all is there shows in a trial."""
+    try:
+        from moecli.moe.cuda_kernels import sum_rows
+
+        ones_22 = torch.ones(2, 2, device=device)
+        return bool(torch.equal(sum_rows(ones_22, torch.zeros(1, 2, dtype=torch.int64, device=device)), 2 * ones_22[:1]))
+    except Exception:  # of many classes, by what is missing
+        return False
 
 
 def swiglu_with_gradient(in_F: Tensor, dhidden_H: Tensor) -> tuple[Tensor, Tensor]:

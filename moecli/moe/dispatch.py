@@ -23,11 +23,13 @@ class ExpertQueues:
     weights_A: Tensor
     load_E: Tensor
     """int64, how many of the assignments are each expert's."""
+    order_A: Tensor | None = None
+    """int64: where each stood in the routing's list, if that has all choices of every token; else None."""
 
 
 def dispatch_dropless(routing: Routing) -> tuple[ExpertQueues, RoutingRecord]:
     """Every assignment is kept, however many an expert gets (MegaBlocks, arXiv 2211.15841)."""
-    queues = _queues(routing.token_ids_A, routing.expert_ids_A, routing.weights_A, routing.num_experts)
+    queues = _queues(routing.token_ids_A, routing.expert_ids_A, routing.weights_A, routing.num_experts, routing.has_all_choices)
     kept_A = torch.ones_like(routing.expert_ids_A, dtype=torch.bool)
     record = RoutingRecord(
         routing, chosen_load_E=queues.load_E, load_E=queues.load_E, kept_A=kept_A, final_expert_ids_A=routing.expert_ids_A
@@ -46,7 +48,7 @@ def dispatch_with_capacity(routing: Routing, config: CapacityConfig, factor: flo
         weights_A = weights_A * relative_prob(routing, expert_ids_A)
     else:
         kept_A = keep_within_capacity(routing, config.order, group_size, capacity)
-    queues = _queues(routing.token_ids_A[kept_A], expert_ids_A[kept_A], weights_A[kept_A], routing.num_experts)
+    queues = _queues(routing.token_ids_A[kept_A], expert_ids_A[kept_A], weights_A[kept_A], routing.num_experts, has_all_choices=False)
     chosen_load_E = count_load(routing.expert_ids_A, routing.num_experts)
     record = RoutingRecord(routing, chosen_load_E=chosen_load_E, load_E=queues.load_E, kept_A=kept_A, final_expert_ids_A=expert_ids_A)
     return queues, record
@@ -58,11 +60,14 @@ def count_load(expert_ids_A: Tensor, num_experts: int) -> Tensor:
     return torch.zeros(num_experts, dtype=torch.int64, device=expert_ids_A.device).scatter_add_(0, expert_ids_A, ones_A)
 
 
-def _queues(token_ids_A: Tensor, expert_ids_A: Tensor, weights_A: Tensor, num_experts: int) -> ExpertQueues:
+def _queues(token_ids_A: Tensor, expert_ids_A: Tensor, weights_A: Tensor, num_experts: int, has_all_choices: bool) -> ExpertQueues:
     # Few experts fit into one byte, and a stable sort of bytes is a radix sort: on CPUs 8 times as fast as one of 8-byte numbers.
     sort_key_A = expert_ids_A.to(torch.uint8) if num_experts <= 256 else expert_ids_A
     order_A = torch.argsort(sort_key_A, stable=True)
-    return ExpertQueues(token_ids_A[order_A], weights_A[order_A], count_load(expert_ids_A, num_experts))
+    load_E = count_load(expert_ids_A, num_experts)
+    # index_select, not [order_A]: the backward pass of indexing sorts on CUDA.
+    weights_A = weights_A.index_select(0, order_A)
+    return ExpertQueues(token_ids_A[order_A], weights_A, load_E, order_A if has_all_choices else None)
 
 
 def relative_prob(routing: Routing, expert_ids_A: Tensor) -> Tensor:

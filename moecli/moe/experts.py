@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moecli.moe.activations import ACTIVATIONS, Activation, ActivationName
 from moecli.moe.blocked_experts import BlockedExperts
 from moecli.moe.dispatch import ExpertQueues
+from moecli.moe.grouped_experts import run_grouped
 
 # grouped_mm wants the rows of both matrices to start at multiples of so many bytes.
 GROUPED_MM_ALIGNMENT_BYTES = 16
@@ -47,7 +48,7 @@ class Experts(nn.Module):
         # With fewer assignments than experts, as in generation, a grouped product would cast the weights of idle experts.
         has_work_for_all = len(queues.token_ids_A) >= self.num_experts
         run = run_grouped if has_work_for_all and can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
-        return run(x_TD, queues, self.in_proj, self.out_proj, self.activation)
+        return run(x_TD, queues, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
 
     def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
         """Every expert on every token, [T, D] -> [T, D]: one wide network whose hidden state is weighted expert by expert."""
@@ -65,7 +66,7 @@ class Experts(nn.Module):
 
 def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> bool:
     """Whether `run_grouped` works here and pays: on CUDA, in bfloat16, with aligned rows. On CPUs memory traffic decides against it."""
-    dtype = _compute_dtype(x_TD)
+    dtype = compute_dtype(x_TD)
     widths = (in_proj_EFD.shape[1], in_proj_EFD.shape[2], out_proj_EDH.shape[2])
     aligned = all(width * dtype.itemsize % GROUPED_MM_ALIGNMENT_BYTES == 0 for width in widths)
     return x_TD.is_cuda and dtype == torch.bfloat16 and aligned
@@ -73,31 +74,18 @@ def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> 
 
 # The lengths of the queues are data: a compiler would specialise on each new set of them, so it runs this part as it stands.
 @torch.compiler.disable
-def run_one_by_one(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
+def run_one_by_one(
+    x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation, dtype: torch.dtype
+) -> Tensor:
     """Each expert that has tokens in turn; the weights of the others are not touched."""
-    lengths, dtype = queues.load_E.tolist(), _compute_dtype(x_TD)
+    lengths = queues.load_E.tolist()
     if not torch.is_grad_enabled():  # the weights ask for gradients all the same, and something would be kept for them
         in_proj_EFD, out_proj_EDH = in_proj_EFD.detach(), out_proj_EDH.detach()
     with torch.autocast(x_TD.device.type, enabled=False):  # the casts are spelled out
         return BlockedExperts.apply(x_TD, queues.weights_A, in_proj_EFD, out_proj_EDH, queues.token_ids_A, lengths, activation, dtype)
 
 
-def run_grouped(x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation) -> Tensor:
-    """All experts in one grouped matrix product per projection; nothing waits for the accelerator."""
-    dtype = _compute_dtype(x_TD)
-    ends_E = queues.load_E.cumsum(0).to(torch.int32)
-    x_AD = x_TD[queues.token_ids_A].to(dtype)
-    # grouped_mm does not follow autocast: the casts are spelled out.
-    in_AF = F.grouped_mm(x_AD, in_proj_EFD.to(dtype).transpose(1, 2), offs=ends_E)
-    out_AD = F.grouped_mm(activation.function(in_AF), out_proj_EDH.to(dtype).transpose(1, 2), offs=ends_E)
-    return _add_up(out_AD * queues.weights_A[:, None], queues.token_ids_A, x_TD)
-
-
-def _add_up(out_AD: Tensor, token_ids_A: Tensor, x_TD: Tensor) -> Tensor:
-    """Adds each assignment's output to its token. Sums in float32: the weights are float32, and so are the products with them."""
-    return torch.zeros_like(x_TD, dtype=out_AD.dtype).index_add(0, token_ids_A, out_AD)
-
-
-def _compute_dtype(x_TD: Tensor) -> torch.dtype:
+def compute_dtype(x_TD: Tensor) -> torch.dtype:
+    """Of matrix products: what autocast says, where it is on."""
     device_type = x_TD.device.type
     return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x_TD.dtype

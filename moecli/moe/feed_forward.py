@@ -50,6 +50,11 @@ class FeedForwardConfig(KindConfig):
         return False
 
     @property
+    def num_routed_experts(self) -> int:
+        """Experts that tokens are sent to one by one, and which could live elsewhere; 0 where there are none of that kind."""
+        return 0
+
+    @property
     def weight_sum(self) -> WeightSum:
         """What the weights of a token's experts add up to, before drops."""
         return WeightSum(1.0)

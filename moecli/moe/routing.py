@@ -65,6 +65,8 @@ class Routing:
     """float32: the probability that a token would choose an expert if the noise were drawn again; None without noise."""
     is_padding_T: Tensor | None = None
     """bool; None without padding. Padding has no assignments."""
+    has_all_choices: bool = False
+    """Whether the list holds `top_k` assignments of every token, token by token."""
 
     @property
     def num_experts(self) -> int:

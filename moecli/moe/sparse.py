@@ -60,6 +60,10 @@ class SparseMoEConfig(FeedForwardConfig):
         return self.router.learns or self.shared_gate
 
     @property
+    def num_routed_experts(self) -> int:
+        return self.num_experts
+
+    @property
     def weight_sum(self) -> WeightSum:
         return self.router.weight_sum(self.num_experts)
 

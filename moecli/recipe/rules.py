@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from moecli.errors import FieldProblem
 from moecli.moe.feed_forward import FeedForwardConfig
+from moecli.parallel.config import ParallelConfig
 from moecli.training.config import TrainingConfig
 
 FFN = "model.ffn"
@@ -64,6 +65,19 @@ def freeze_problems(ffn: FeedForwardConfig, training: TrainingConfig) -> list[Fi
         what = "there is no router with weights of its own"
         problems.append(FieldProblem("training.freeze", what, allowed="experts, where there are any, or []", involves=(source,)))
     return problems
+
+
+def expert_parallel_problems(ffn: FeedForwardConfig, parallel: ParallelConfig) -> list[FieldProblem]:
+    """Experts that can't be shared out evenly, or that no router sends tokens to."""
+    if parallel.expert == 1:
+        return []
+    if not ffn.num_routed_experts:
+        what = "tokens travel only to experts that a router chooses"
+        return [FieldProblem("parallel.expert", what, allowed="1, or model.ffn.kind sparse", involves=(f"{FFN}.kind",))]
+    if ffn.num_routed_experts % parallel.expert:
+        what = f"does not divide {FFN}.num_experts ({ffn.num_routed_experts})"
+        return [FieldProblem("parallel.expert", what, allowed="a divisor of num_experts", involves=(f"{FFN}.num_experts",))]
+    return []
 
 
 def batch_problems(ffn: FeedForwardConfig, training: TrainingConfig, evaluation_batch_size: int, seq_len: int) -> list[FieldProblem]:

@@ -13,7 +13,8 @@ from moecli.data.config import DataConfig
 from moecli.errors import FieldProblem
 from moecli.evaluation.evaluate import EvaluationConfig
 from moecli.model.config import GPTConfig
-from moecli.recipe.rules import balance_problems, batch_problems, freeze_problems, leak_problems
+from moecli.parallel.config import ParallelConfig
+from moecli.recipe.rules import balance_problems, batch_problems, expert_parallel_problems, freeze_problems, leak_problems
 from moecli.training.config import TrainingConfig
 
 
@@ -32,6 +33,7 @@ class Recipe(Config):
     model: GPTConfig = GPTConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     def model_post_init(self, context: Any, /) -> None:
         if self.model.causal is None:
@@ -53,6 +55,7 @@ class Recipe(Config):
         if self.objective == "causal-lm":
             problems += leak_problems(self.model.ffn, allow_future_leak=self.allow_future_leak)
         problems += balance_problems(self.model.ffn, self.training) + freeze_problems(self.model.ffn, self.training)
+        problems += expert_parallel_problems(self.model.ffn, self.parallel)
         return problems + batch_problems(self.model.ffn, self.training, self.evaluation.batch_size, self.data.seq_len)
 
     def _name_problems(self) -> list[FieldProblem]:

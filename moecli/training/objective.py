@@ -35,7 +35,7 @@ def training_losses(
     targets_BS: Tensor,
     records: Sequence[RoutingRecord],
     config: TrainingConfig,
-    whole: Sequence[BalanceSums] | None = None,
+    sums: Sequence[BalanceSums] | None = None,
 ) -> Losses:
     """Cross-entropy over the targets that are to be predicted, and the router losses of each layer, averaged over the layers.
 
@@ -44,12 +44,10 @@ def training_losses(
         targets_BS: int64; -100 where nothing is to be predicted.
         records: of the layers that route.
         config: weights and scope of the router losses.
-        whole: the sums of each of these layers over the whole batch that this is a micro-batch of, for `balance_scope: global-batch`.
+        sums: what the balance losses of each of these layers are taken of, where that is more than these records.
     """
     cross_entropy = F.cross_entropy(logits_BSV.float().flatten(0, 1), targets_BS.flatten())
-    sums = layer_sums(records, config)
-    if whole is not None:
-        sums = [part.within(total, config.gradient_accumulation) for part, total in zip(sums, whole, strict=True)]
+    sums = layer_sums(records, config) if sums is None else sums
     router: dict[str, Tensor] = {}
     if records:
         router["balance_loss"] = _mean([switch_balance_loss(layer.count_GE, layer.prob_GE) for layer in sums])

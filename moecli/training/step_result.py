@@ -16,6 +16,7 @@ from torch import Tensor
 from moecli.errors import NotFinite
 from moecli.moe.load import coefficient_of_variation, dead_experts, dropped_fraction, max_violation, moved_fraction
 from moecli.moe.routing import Routing, RoutingRecord
+from moecli.parallel.world import World
 from moecli.training.objective import Losses
 
 SOUND_CHECKPOINT = "the last checkpoint is sound, and training.on_non_finite: rewind goes back to it without being asked"
@@ -58,6 +59,19 @@ class StepSums:
             router_sum_L=_sum(self.router_sum_L, other.router_sum_L),
             moved_L=_sum(self.moved_L, other.moved_L),
         )
+
+    def over_ranks(self, world: World) -> StepSums:
+        """Those of all processes: losses are means over them, counts are sums."""
+        losses = torch.stack(list(self.losses.values()))
+        if self.chosen_load_LE is None or self.load_LE is None or self.router_sum_L is None or self.moved_L is None:
+            (losses,) = world.add_up([losses])
+            return StepSums(self._named(losses / world.size), None, None, None, None)
+        losses, router_sum_L = world.add_up([losses, self.router_sum_L])
+        chosen_load_LE, load_LE, moved_L = world.add_up([self.chosen_load_LE, self.load_LE, self.moved_L])
+        return StepSums(self._named(losses / world.size), chosen_load_LE, load_LE, router_sum_L, moved_L)
+
+    def _named(self, losses: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.losses, losses.unbind(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

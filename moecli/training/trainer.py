@@ -13,13 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from moecli.data.batches import Batch
-from moecli.errors import MachineError
+from moecli.errors import MachineError, RecipeError
 from moecli.model.device import autocast
 from moecli.model.gpt import GPT
 from moecli.moe.balance_sums import BalanceSums
 from moecli.moe.balancing import BiasUpdateConfig, updated_bias
 from moecli.moe.layers import FeedForward
 from moecli.moe.routing import RoutingRecord
+from moecli.parallel.balance import sums_over_ranks
+from moecli.parallel.fit import check_fits
+from moecli.parallel.gradients import clip_gradients, finish_gradients, reduce_over_replicas
+from moecli.parallel.rank_batches import RankBatches
+from moecli.parallel.world import World
 from moecli.training.config import TrainingConfig
 from moecli.training.freezing import freeze
 from moecli.training.objective import Losses, layer_sums, training_losses
@@ -44,12 +49,20 @@ class Trainer:
         model: on the device that it is trained on, in float32.
         batches: micro-batches; step s takes number s * gradient_accumulation and those after it.
         config: everything about training.
+        world: the processes that `model` is spread over (parallel/sharding.py), each of which has a trainer; the batches are those of
+            all, and so is what a step reports. None: this process trains alone.
+
+    Raises:
+        RecipeError: the batches can't be shared out over the world, or it can't be compiled.
     """
 
-    def __init__(self, model: GPT, batches: Batches, config: TrainingConfig) -> None:
+    def __init__(self, model: GPT, batches: Batches, config: TrainingConfig, world: World | None = None) -> None:
+        if world is not None:
+            _check_world(model, config, world)
         self.model = model
-        self.batches = batches
+        self.batches = batches if world is None else RankBatches(batches, world)
         self.config = config
+        self.world = world
         self.device = next(model.parameters()).device
         self.num_rewinds = 0
         """How often training went back to a checkpoint after numbers that were none: each time lowers the learning rate."""
@@ -62,17 +75,11 @@ class Trainer:
         """Does optimizer step number `step`, counted from 0."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.world is not None:
+            self.world.seed_step(step)
         num_micro_batches = self.config.gradient_accumulation
-        micro_batches = range(step * num_micro_batches, (step + 1) * num_micro_batches)
-        whole = self._sums_ahead(micro_batches) if self._judges_whole_step else None
-        sums: StepSums | None = None
-        for index in micro_batches:
-            losses, records = self._forward_backward(index, whole)
-            part = StepSums.of_micro_batch(losses, records)
-            sums = part if sums is None else sums + part
-        assert sums is not None
-        max_norm = float("inf") if self.config.clip_norm is None else self.config.clip_norm
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        sums = self._gradients(range(step * num_micro_batches, (step + 1) * num_micro_batches))
+        grad_norm = self._clip()
         learning_rate = self._set_learning_rate(step)
         self.optimizer.step()
         routed = {layer: ffn for layer, ffn in enumerate(self.model.feed_forwards()) if ffn.routes}
@@ -80,6 +87,29 @@ class Trainer:
         if bias_update is not None and sums.chosen_load_LE is not None:
             _update_biases(routed.values(), sums.chosen_load_LE, bias_update)
         return StepResult(step, sums, num_micro_batches, grad_norm, learning_rate, tuple(routed))
+
+    def _gradients(self, micro_batches: Sequence[int]) -> StepSums:
+        """Leaves the gradient of a step with the parameters, added up over micro-batches and processes."""
+        whole = self._sums_ahead(micro_batches) if self._judges_whole_step else None
+        sums: StepSums | None = None
+        for index in micro_batches:
+            if self.world is not None:
+                reduce_over_replicas(self.model, is_last=index == micro_batches[-1])
+            losses, records = self._forward_backward(index, whole)
+            part = StepSums.of_micro_batch(losses, records)
+            sums = part if sums is None else sums + part
+        assert sums is not None
+        if self.world is None:
+            return sums
+        finish_gradients(self.model, self.world)
+        return sums.over_ranks(self.world)
+
+    def _clip(self) -> Tensor:
+        """Returns the norm of the gradient before."""
+        max_norm = float("inf") if self.config.clip_norm is None else self.config.clip_norm
+        if self.world is None:
+            return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        return clip_gradients(self.model, max_norm, self.world)
 
     @property
     def _judges_whole_step(self) -> bool:
@@ -96,11 +126,19 @@ class Trainer:
                 sums = [part.detach() for part in layer_sums(records, self.config)]
                 whole = sums if whole is None else [total + part for total, part in zip(whole, sums, strict=True)]
         assert whole is not None
-        return whole
+        return whole if self.world is None else sums_over_ranks(whole, self.world)
 
     def _forward_backward(self, index: int, whole: Sequence[BalanceSums] | None) -> tuple[Losses, list[RoutingRecord]]:
+        """`whole`: the sums of the whole step, where that is more than this micro-batch of all processes."""
         logits_BSV, targets_BS, records = self._run(index)
-        losses = training_losses(logits_BSV, targets_BS, records, self.config, whole)
+        sums = layer_sums(records, self.config)
+        num_parts = 1 if whole is None else self.config.gradient_accumulation
+        if self.world is not None and self.config.balance_scope != "sequence":
+            whole = sums_over_ranks(sums, self.world) if whole is None else whole
+            num_parts *= self.world.size
+        if whole is not None:
+            sums = [part.within(total, num_parts) for part, total in zip(sums, whole, strict=True)]
+        losses = training_losses(logits_BSV, targets_BS, records, self.config, sums)
         (losses.total / self.config.gradient_accumulation).backward()
         return losses, records
 
@@ -124,6 +162,13 @@ def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config
     for ffn, chosen_load_E in zip(routed, chosen_load_LE, strict=True):
         if ffn.selection_bias_E is not None:
             ffn.selection_bias_E.copy_(updated_bias(ffn.selection_bias_E, chosen_load_E, config))
+
+
+def _check_world(model: GPT, config: TrainingConfig, world: World) -> None:
+    """Raises RecipeError."""
+    check_fits(model.config.ffn, config.batch_size, config.gradient_accumulation, world.size)
+    if config.compile:
+        raise RecipeError("a model that is spread over processes is not compiled", where="training.compile", allowed="false")
 
 
 def _compiled(model: GPT) -> Callable[..., Any]:

@@ -1,18 +1,25 @@
-"""`moecli train --dry-run`: what a recipe would cost, counted without building it.
+"""`moecli train --dry-run`: what a recipe would cost, on one process or on each of many, counted without building it.
 
-Knows recipe, tokenizer size and accounting. Must not train or allocate.
+Knows recipe, tokenizer size and accounting. Must not train, allocate or meet other processes.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from moecli.data.prepare import prepare
 from moecli.model.accounting import ModelCost, TrainingMemory, model_cost, training_memory
+from moecli.model.device import Precision
+from moecli.parallel.fit import problems_with_world, refuse
+from moecli.parallel.plan import ParallelPlan, Speeds, plan_parallel
+from moecli.parallel.plan_traffic import StepShape
 from moecli.recipe.schema import Recipe
 from moecli.training.config import TrainingConfig
 from moecli.workflows.batches import model_vocab_size
+
+COMPUTE_BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2}
+"""Of one number in matrix products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +30,12 @@ class TrainingPlan:
     """Of the model."""
     cost: ModelCost
     memory: TrainingMemory
+    """On one process."""
+    parallel: ParallelPlan | None = None
+    """On each of several processes, where their number was given; else `parallel` in the recipe is of no account."""
 
     def to_json(self) -> dict[str, Any]:
+        parallel = {} if self.parallel is None else {"parallel": self.parallel.to_json()}
         return {
             "vocab_size": self.vocab_size,
             "params_total": self.cost.params_total,
@@ -33,6 +44,7 @@ class TrainingPlan:
             "params_active_without_embedding_and_head": self.cost.params_active_without_embedding_and_head,
             "flops_per_token": self.cost.train_flops_per_token,
             "memory_bytes": asdict(self.memory),
+            **parallel,
         }
 
 
@@ -53,6 +65,28 @@ def plan_training(recipe: Recipe, tokenizer_vocab_size: int | None = None) -> Tr
             recompute_activations=recipe.training.recompute_activations,
         ),
     )
+
+
+def plan_parallel_training(recipe: Recipe, num_processes: int, speeds: Speeds) -> TrainingPlan:
+    """The same, and what each of so many processes would have of it.
+
+    Raises:
+        RecipeError: the recipe can't be shared out over them, by the rules that hold when they are started.
+    """
+    training, ffn = recipe.training, recipe.model.ffn
+    sizes = (training.batch_size, training.gradient_accumulation)
+    refuse(problems_with_world(ffn, recipe.parallel, *sizes, compiles=training.compile, world_size=num_processes))
+    plan = plan_training(recipe)
+    step = StepShape(
+        seq_len=recipe.data.seq_len,
+        micro_batch_size=training.micro_batch_size,
+        gradient_accumulation=training.gradient_accumulation,
+        passes_ahead=_forward_passes_ahead(training),
+        recomputes=training.recompute_activations,
+        row_bytes=COMPUTE_BYTES[training.precision],
+    )
+    flops = plan.cost.train_flops_per_token
+    return replace(plan, parallel=plan_parallel(recipe.model, plan.vocab_size, step, recipe.parallel, num_processes, flops, speeds))
 
 
 def _forward_passes_ahead(training: TrainingConfig) -> int:

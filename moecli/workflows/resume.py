@@ -25,6 +25,8 @@ MAY_DIFFER = (
     "training.on_non_finite",
     "training.rewind_factor",
     "training.max_rewinds",
+    "parallel.data",
+    "parallel.expert",
 )
 
 

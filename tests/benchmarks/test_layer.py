@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import layer
-from benchmarks.layer import OURS, Shape, check_same, layers_of
+from benchmarks.layer import OURS, Shape, check_same, layers_of, settings_of
 
 pytest.importorskip("transformers")
 TINY = Shape(num_tokens=16, num_experts=4, top_k=2, d_model=16, d_expert=8)
@@ -17,7 +17,7 @@ TINY = Shape(num_tokens=16, num_experts=4, top_k=2, d_model=16, d_expert=8)
 
 def test_all_layers_compute_the_same_and_a_wrong_one_is_noticed():
     torch.manual_seed(0)
-    layers = layers_of(TINY)
+    layers = layers_of(TINY, settings_of("cpu")[0])
     x_BSD = torch.randn(4, 4, TINY.d_model)
     assert len(layers) == 5
     check_same(layers, x_BSD)
@@ -29,7 +29,7 @@ def test_all_layers_compute_the_same_and_a_wrong_one_is_noticed():
 
 def test_the_table_has_every_layer(monkeypatch, capsys):
     monkeypatch.setitem(layer.SHAPES, "tiny", TINY)
-    measured = layer.measure_shape("tiny", rounds=2)
+    measured = layer.measure_shape("tiny", 2, settings_of("cpu")[0])
     lines = capsys.readouterr().out
     assert all(f"| {name} |" in lines for name in measured["peak_bytes"])
     assert len(measured["seconds"]["forward"]["moecli"]) == 2

@@ -104,7 +104,7 @@ def test_a_split_shorter_than_one_batch():
 
 
 def test_a_batch_goes_to_a_device_with_all_it_has():
-    batch = TrainBatches(split_of(10, k=range(10)), seq_len=3, batch_size=3, seed=0).batch(0).to("meta")
+    batch = TrainBatches(split_of(10, k=range(10)), seq_len=3, batch_size=3, seed=0).batch(0).to(torch.device("meta"))
     assert batch.ids_BS.device.type == batch.targets_BS.device.type == batch.labels["k"].device.type == "meta"
 
 

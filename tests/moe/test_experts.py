@@ -12,7 +12,8 @@ from torch import Tensor
 from moecli.moe import experts as experts_file
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.dispatch import ExpertQueues, dispatch_dropless
-from moecli.moe.experts import Experts, can_run_grouped, run_grouped, run_one_by_one
+from moecli.moe.experts import Experts, can_run_grouped, compute_dtype, run_grouped, run_one_by_one
+from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing
 from tests.moe.oracle import expert_output, weighted_experts
 
@@ -44,15 +45,32 @@ def outputs_and_gradients(y_TD: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize(("num_tokens", "num_experts", "num_assignments"), [(1, 1, 1), (7, 3, 14), (9, 16, 9), (5, 2, 0), (6, 4, 60)])
 def test_equals_the_double_loop_with_every_gradient(runner, activation, num_tokens, num_experts, num_assignments):
     torch.manual_seed(num_tokens)
-    experts = Experts(num_experts, D_MODEL, D_EXPERT, activation)
+    check_against_the_double_loop(runner, activation, num_tokens, random_routing(num_tokens, num_experts, num_assignments))
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("num_tokens", "num_experts", "top_k"), [(1, 1, 1), (9, 4, 2), (5, 8, 1), (6, 3, 3)])
+def test_all_choices_of_every_token_equal_the_double_loop(runner, activation, num_tokens, num_experts, top_k):
+    torch.manual_seed(num_tokens)
+    probs_TE = torch.rand(num_tokens, num_experts).softmax(dim=-1)
+    weights_TK, expert_ids_TK = probs_TE.topk(top_k)
+    weights_TK = weights_TK.requires_grad_()
+    routing = token_choice(probs_TE, probs_TE, expert_ids_TK, weights_TK, seq_len=num_tokens)
+    assert dispatch_dropless(routing)[0].order_A is not None
+    check_against_the_double_loop(runner, activation, num_tokens, routing)
+
+
+def check_against_the_double_loop(runner: str, activation: str, num_tokens: int, routing: Routing) -> None:
+    experts = Experts(routing.num_experts, D_MODEL, D_EXPERT, activation)
     torch.nn.init.normal_(experts.in_proj)
     torch.nn.init.normal_(experts.out_proj)
     x_TD = torch.randn(num_tokens, D_MODEL, requires_grad=True)
-    routing = random_routing(num_tokens, num_experts, num_assignments)
     queues, _ = dispatch_dropless(routing)
     leaves = [x_TD, routing.weights_A, experts.in_proj, experts.out_proj]
+    num_assignments = len(routing.token_ids_A)
 
-    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
+    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     expected_TD = weighted_experts(activation, x_TD, routing, experts.in_proj, experts.out_proj)
     if num_assignments == 0:
         assert torch.equal(y_TD, torch.zeros_like(x_TD))
@@ -96,9 +114,9 @@ def test_bfloat16_autocast_stays_close_to_float32(runner):
     x_TD = torch.randn(32, 16)
     queues, _ = dispatch_dropless(random_routing(32, 4, 64))
     args = (x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
-    exact = RUNNERS[runner](*args)
+    exact = RUNNERS[runner](*args, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = RUNNERS[runner](*args)
+        rounded = RUNNERS[runner](*args, compute_dtype(x_TD)).float()
     assert not torch.equal(rounded, exact), "autocast changed nothing: the products were not in bfloat16"
     # bfloat16 keeps 8 bits: each of the two products rounds by up to 2^-8 of the size of its result.
     assert (rounded - exact).norm() / exact.norm() < 0.02
@@ -135,7 +153,7 @@ def test_expanded_gradients_are_taken(runner):
     routing = random_routing(6, 3, 12)
     queues, _ = dispatch_dropless(routing)
     leaves = [x_TD, routing.weights_A, experts.in_proj, experts.out_proj]
-    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
+    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     expected = torch.autograd.grad(y_TD, leaves, torch.ones_like(y_TD).contiguous(), retain_graph=True)
     of_sum = torch.autograd.grad(y_TD.sum(), leaves, retain_graph=True)
     of_expanded = torch.autograd.grad(y_TD[None].expand(3, -1, -1).sum(), leaves)
@@ -183,7 +201,7 @@ def test_fewer_assignments_than_experts_are_never_run_grouped(num_assignments, i
     used = []
     monkeypatch.setattr(experts_file, "can_run_grouped", lambda *args: True)
     monkeypatch.setattr(experts_file, "run_grouped", lambda *args: used.append(args) or run_grouped(*args))
-    expected_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
+    expected_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     torch.testing.assert_close(experts(x_TD, queues), expected_TD)
     assert bool(used) == is_grouped
 
@@ -216,16 +234,26 @@ def test_grouped_products_want_rows_of_16_bytes(d_model, d_expert, activation, a
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_bfloat16_runs_grouped_and_agrees():
+@pytest.mark.parametrize("has_all_choices", [True, False])
+def test_cuda_bfloat16_runs_grouped_and_agrees(has_all_choices):
+    """With every gradient: bfloat16 keeps 8 bits, and a result is rounded a few times."""
     torch.manual_seed(0)
     experts = Experts(4, 64, 32, "swiglu").cuda()
     torch.nn.init.normal_(experts.in_proj, std=0.3)
     torch.nn.init.normal_(experts.out_proj, std=0.3)
-    x_TD = torch.randn(128, 64, device="cuda")
-    queues, _ = dispatch_dropless(random_routing(128, 4, 256))
-    queues = ExpertQueues(queues.token_ids_A.cuda(), queues.weights_A.cuda(), queues.load_E.cuda())
+    x_TD = torch.randn(128, 64, device="cuda", requires_grad=True)
+    probs_TE = torch.rand(128, 4, device="cuda").softmax(dim=-1)
+    weights_TK, expert_ids_TK = probs_TE.topk(2)
+    weights_TK = weights_TK.requires_grad_()
+    queues, _ = dispatch_dropless(token_choice(probs_TE, probs_TE, expert_ids_TK, weights_TK, seq_len=128))
+    if not has_all_choices:
+        queues = dataclasses.replace(queues, order_A=None)
+    leaves = [x_TD, weights_TK, experts.in_proj, experts.out_proj]
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert can_run_grouped(x_TD, experts.in_proj, experts.out_proj)
         y_TD = experts(x_TD, queues)
-    exact = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
-    assert (y_TD - exact).norm() / exact.norm() < 0.02
+    exact_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    upstream_TD = torch.randn_like(exact_TD)
+    ours = [y_TD, *torch.autograd.grad(y_TD, leaves, upstream_TD.to(y_TD.dtype), retain_graph=True)]
+    for ours_, exact in zip(ours, [exact_TD, *torch.autograd.grad(exact_TD, leaves, upstream_TD)], strict=True):
+        assert (ours_ - exact).norm() / exact.norm() < 0.02

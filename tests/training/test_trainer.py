@@ -216,3 +216,15 @@ def test_a_machine_that_cannot_compile_is_told(split, monkeypatch):
 def test_compiled_training_is_the_same_training(split):
     plain, compiled = run(trainer_of(split))[0], run(trainer_of(split, compile=True))[0]
     assert [line["loss"] for line in compiled] == pytest.approx([line["loss"] for line in plain], abs=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_cuda_waits_for_nothing(split):
+    on_cpu = trainer_of(split, device="cuda", precision="bfloat16")
+    trainer = Trainer(on_cpu.model.cuda(), on_cpu.batches, on_cpu.config)
+    trainer.step(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step(1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

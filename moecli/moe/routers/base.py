@@ -170,7 +170,19 @@ def token_choice(
     if is_kept_TK is not None:
         lists_A = tuple(list_A[is_kept_TK.flatten()] for list_A in lists_A)  # type: ignore[assignment]
     token_ids_A, expert_ids_A, weights_A, choices_A = lists_A
-    return Routing(logits_TE, probs_TE, token_ids_A, expert_ids_A, weights_A, choices_A, top_k, seq_len, smooth_load_TE, is_padding_T)
+    return Routing(
+        logits_TE,
+        probs_TE,
+        token_ids_A,
+        expert_ids_A,
+        weights_A,
+        choices_A,
+        top_k,
+        seq_len,
+        smooth_load_TE,
+        is_padding_T,
+        has_all_choices=is_kept_TK is None,
+    )
 
 
 def padding_of(tokens: Tokens | None) -> Tensor | None:

@@ -1,0 +1,1 @@
+"""Training on several processes: torch.distributed's engine behind the same model, batches and losses."""

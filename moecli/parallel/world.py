@@ -1,0 +1,211 @@
+"""The processes that train together: who this one is, and what all of them can say to each other.
+
+Knows torch.distributed and what torchrun writes into the environment. Must not know models, losses or files.
+
+A world of W processes is a grid of D x X: `expert` (X) processes hold the experts of a layer between them, and there are D = W / X such
+groups. Rank r = d * X + x is number x of group d.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from moecli.errors import MachineError, MoecliError, RecipeError
+
+Value = TypeVar("Value")
+
+# What torchrun tells each process that it starts. LOCAL_RANK numbers those of one machine.
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# On accelerators too, words between processes (objects, flags) go over gloo, so that they don't wait for what the accelerator has to do.
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among the W that train together. All methods but `seed_step` have to be called by all of them, in the same order."""
+
+    rank: int
+    """0 to W - 1."""
+    size: int
+    """W."""
+    local_rank: int
+    """The number of this process on its machine."""
+    device: torch.device
+    seed: int
+    """The recipe's: random draws of all processes follow from it."""
+    mesh: DeviceMesh
+    """D x X, its dimensions named "data" and "expert"."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that reads, writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def expert(self) -> int:
+        """X, the processes that hold the experts of a layer between them."""
+        return self.mesh.size(1)
+
+    @property
+    def expert_rank(self) -> int:
+        """x, the number of this process among those."""
+        return self.mesh.get_local_rank("expert")
+
+    @property
+    def expert_group(self) -> dist.ProcessGroup:
+        return self.mesh.get_group("expert")
+
+    def seed_step(self, step: int) -> None:
+        """Sets torch's generators to what follows from (seed, step, rank): other draws for each process, and nothing to save of any."""
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, step, self.rank)).generate_state(1, np.uint64)[0] >> 1))
+
+    def add_up(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The sum over all processes of each tensor, without gradient, in one message. All are of one dtype and on the world's device."""
+        flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        sizes = [tensor.numel() for tensor in tensors]
+        return [part.view_as(tensor) for part, tensor in zip(flat.split(sizes), tensors, strict=True)]
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says True."""
+        flags = torch.tensor([int(flag)])
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def gather_objects(self, value: Value) -> list[Value]:
+        """The value of each process, by rank. They are pickled on the way, between processes of one training alone."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast_object(self, value: Value) -> Value:
+        """The first process's value."""
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work of which any process may have a share: a user error of one is raised by all, that of the lowest rank."""
+        error: MoecliError | None = None
+        try:
+            yield
+        except MoecliError as raised:
+            error = raised
+        errors = [other for other in self.gather_objects(error) if other is not None]
+        if error is not None and error.what == errors[0].what:
+            raise error
+        if errors:
+            raise errors[0]
+
+    def end(self) -> None:
+        """Says goodbye; nothing can be said afterwards."""
+        dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Whether a launcher such as torchrun started this process as one of a world."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S) -> World:
+    """Meets the other processes that the launcher started.
+
+    Args:
+        device_type: `cpu` (over gloo) or `cuda` (over nccl, one process per GPU).
+        expert: X.
+        seed: the recipe's.
+        timeout_s: how long to wait for the others, here and in every exchange later.
+
+    Raises:
+        RecipeError: W is no multiple of X.
+        MachineError: there are more processes than GPUs, the port is taken, or not all processes came in time.
+    """
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        what = f"several processes, but {', '.join(missing)} is not in the environment"
+        raise MachineError(what, next_step="start them with torchrun --nproc-per-node N -m moecli train RECIPE")
+    rank, size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
+    _check_size(size, expert)
+    device = _device(device_type, local_rank)
+    with _rendezvous_errors(size, timeout_s):
+        dist.init_process_group(BACKENDS[device_type], rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+        mesh = init_device_mesh(device_type, (size // expert, expert), mesh_dim_names=("data", "expert"))
+    return World(rank, size, local_rank, device, seed, mesh)
+
+
+@contextmanager
+def lost_peers() -> Iterator[None]:
+    """Tells what torch.distributed raises where another process has gone or does not answer in time.
+
+    Raises:
+        MachineError: so it is.
+    """
+    try:
+        yield
+    except dist.DistError as error:
+        raise _lost(error) from error
+    except RuntimeError as error:  # gloo's own have no class
+        if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
+            raise
+        raise _lost(error) from error
+
+
+def _lost(error: Exception) -> MachineError:
+    what = f"another process has ended or does not answer: {_told(error)}"
+    next_step = "look at what that process said; then give the same command again with --resume"
+    return MachineError(what, next_step=next_step)
+
+
+def _check_size(size: int, expert: int) -> None:
+    if size % expert:
+        what = f"{expert} processes share out the experts, and {size} processes are no multiple of that"
+        allowed = ", ".join(str(degree) for degree in range(1, size + 1) if size % degree == 0)
+        raise RecipeError(what, where="parallel.expert", allowed=allowed, next_step="or start another number of processes")
+
+
+def _device(device_type: str, local_rank: int) -> torch.device:
+    if device_type == "cpu":
+        return torch.device("cpu")
+    num_gpus, num_processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
+    if num_processes > num_gpus:
+        what = f"{num_processes} processes on this machine, which has {num_gpus} GPUs: each needs its own"
+        raise MachineError(what, where="training.device", next_step=f"torchrun --nproc-per-node {max(1, num_gpus)}, or set it to cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+@contextmanager
+def _rendezvous_errors(size: int, timeout_s: float) -> Iterator[None]:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        yield
+    except (dist.DistError, RuntimeError, OSError) as error:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        text = _told(error)
+        if "address already in use" in text.lower() or "EADDRINUSE" in text:
+            what, next_step = "the port is in use", "give torchrun another --master-port, or --rdzv-endpoint"
+        else:
+            what = f"not all {size} processes met within {timeout_s:g} s: {text}"
+            next_step = "look whether each was started, and whether they reach each other over the network"
+        raise MachineError(what, where=address, next_step=next_step) from error
+
+
+def _told(error: Exception) -> str:
+    """The first line, without the place in the library's source that some begin with."""
+    lines = re.sub(r"^\[\S*\]\s*", "", str(error).strip()).splitlines()
+    return lines[0] if lines else type(error).__name__

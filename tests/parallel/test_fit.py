@@ -1,0 +1,45 @@
+"""What can't be spread over processes is told with its keys, all at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moecli.data.batches import TrainBatches
+from moecli.errors import RecipeError
+from moecli.moe.capacity import CapacityConfig
+from moecli.moe.layers import SparseMoEConfig
+from moecli.parallel.fit import check_fits, world_problems
+from moecli.parallel.rank_batches import RankBatches
+from moecli.parallel.world import World
+from tests.parallel.trainings import SEQ_LEN, SPLIT
+
+ROWS = SparseMoEConfig(num_experts=8, d_expert=8, capacity=CapacityConfig(group="batch"))
+
+
+def test_every_problem_is_told_at_once():
+    with pytest.raises(RecipeError) as caught:
+        check_fits(ROWS, batch_size=12, gradient_accumulation=2, world_size=4)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("training.batch_size: 12 sequences in 2 micro-batches can't be shared out evenly to 4 processes")
+    assert lines[0].endswith("allowed: a multiple of 8")
+    assert lines[1].startswith("model.ffn.capacity.group: the sequences of a batch share the experts' room")
+
+
+def test_one_process_can_do_everything():
+    assert world_problems(ROWS, batch_size=3, gradient_accumulation=1, world_size=1) == []
+
+
+def test_even_shares_fit():
+    check_fits(SparseMoEConfig(num_experts=8, d_expert=8), batch_size=16, gradient_accumulation=2, world_size=4)
+
+
+def test_processes_together_have_the_batch_of_one():
+    batches = TrainBatches(SPLIT, SEQ_LEN, batch_size=8, seed=0)
+    worlds = [World(rank=rank, size=4, local_rank=rank, device=torch.device("cpu"), seed=0, mesh=None) for rank in range(4)]
+    parts = [RankBatches(batches, world).batch(5) for world in worlds]
+    whole = batches.batch(5)
+    assert all(len(part.ids_BS) == 2 for part in parts)
+    assert torch.equal(torch.cat([part.ids_BS for part in parts]), whole.ids_BS)
+    assert torch.equal(torch.cat([part.targets_BS for part in parts]), whole.targets_BS)
+    assert RankBatches(batches, worlds[0]).seq_len == SEQ_LEN

@@ -1,0 +1,90 @@
+"""How processes meet, and what they say when they don't."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch
+
+from moecli.errors import MachineError, RecipeError
+from moecli.parallel.world import begin_world, is_launched, lost_peers
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Sets what a launcher would; the values given stand in for its own."""
+
+    def launch(**values: object) -> None:
+        defaults = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}
+        for name, value in (defaults | values).items():
+            monkeypatch.setenv(name, str(value))
+
+    return launch
+
+
+def test_processes_talk(two):
+    for returned in two.returned:
+        words = returned["words"]
+        assert words["one"] is True and words["none"] is False
+        assert words["objects"] == ["rank 0", "rank 1"]
+        assert words["first"] == {"of": 0}
+        assert words["sums"] == [[2, 4], [[1]]]
+
+
+def test_an_error_of_one_is_raised_by_all(two):
+    text = "DataError: file.txt: no text\n  next: write one"
+    assert [returned["words"]["together"] for returned in two.returned] == [text, text]
+
+
+def test_a_process_that_nobody_launched(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert not is_launched()
+    with pytest.raises(MachineError, match=r"RANK.*is not in the environment\n  next: start them with torchrun"):
+        begin_world("cpu")
+
+
+def test_processes_that_experts_cannot_be_shared_out_to(launched):
+    launched(WORLD_SIZE=6)
+    assert is_launched()
+    with pytest.raises(RecipeError, match=r"parallel\.expert: 4 processes .* 6 processes are no multiple of that\n  allowed: 1, 2, 3, 6"):
+        begin_world("cpu", expert=4)
+
+
+def test_more_processes_than_gpus(launched, monkeypatch):
+    launched(LOCAL_WORLD_SIZE=4, WORLD_SIZE=4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MachineError, match="4 processes on this machine, which has 2 GPUs"):
+        begin_world("cuda")
+
+
+def test_a_port_in_use(launched):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        launched(MASTER_PORT=port)
+        with pytest.raises(MachineError, match=rf"127\.0\.0\.1:{port}: the port is in use\n  next: give torchrun another --master-port"):
+            begin_world("cpu", timeout_s=2)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_does_not_come(launched, rank):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched(MASTER_PORT=port, RANK=rank)
+    with pytest.raises(MachineError, match="not all 2 processes met within 1 s"):
+        begin_world("cpu", timeout_s=1)
+
+
+def test_a_process_that_goes_is_told():
+    text = "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.2]:55960. Check the logs"
+    with pytest.raises(MachineError) as caught, lost_peers():
+        raise RuntimeError(text)
+    first, *rest = str(caught.value).splitlines()
+    assert first == "another process has ended or does not answer: Connection closed by peer [10.0.0.2]:55960. Check the logs"
+    assert rest == ["  next: look at what that process said; then give the same command again with --resume"]
+
+
+def test_other_errors_are_not_blamed_on_processes():
+    with pytest.raises(RuntimeError, match="shapes"), lost_peers():
+        raise RuntimeError("shapes don't fit")
