@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from moecli.cli.app import run
 from moecli.data.batches import Batch
 from moecli.model.init import build_gpt
 from moecli.recipe.load import load_recipe
@@ -60,3 +62,27 @@ def test_the_flops_of_the_plan_are_those_of_a_counted_step(tiny_recipe, scope, a
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         trainer.step(0)
     assert counter.get_total_flops() == cost.train_flops_per_token * 2 * accumulation * 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--processes", "2"], "torchrun --nproc-per-node 2"),
+        (["--dry-run", "--bandwidth", "10"], "--processes N"),
+        (["--dry-run", "--processes", "2", "--speed", "0"], "a number above 0"),
+        (["--dry-run", "--processes", "3"], "training.batch_size"),
+        (["--dry-run", "--processes", "2", "--set", "parallel.expert=4"], "parallel.expert"),
+        (["--dry-run", "--set", "parallel.expert=3"], "a divisor of num_experts"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(tiny_recipe, arguments, said, capsys):
+    assert run(["train", str(tiny_recipe), *arguments], debug=False) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_the_plan_of_several_processes_is_in_the_json(tiny_recipe, capsys):
+    assert run(["train", str(tiny_recipe), "--dry-run", "--processes", "4", "--set", "parallel.expert=2", "--json"], debug=False) == 0
+    content = json.loads(capsys.readouterr().out)["parallel"]
+    assert (content["processes"], content["expert"], content["sequences_per_micro_batch"]) == (4, 2, 1)
+    assert content["communication_share"] is None and content["all_to_all_leaving_share"] == 0.5
+    assert content["memory_bytes"]["total"] == sum(size for part, size in content["memory_bytes"].items() if part != "total")
