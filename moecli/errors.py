@@ -56,6 +56,10 @@ class MachineError(MoecliError):
     exit_code = 1
 
 
+class PeerLost(MachineError):
+    """Another process of the same training has ended or does not answer: each of those that are left says so by itself."""
+
+
 class TrainingError(MoecliError):
     """Training itself failed: the loss is not a number any more."""
 

@@ -8,7 +8,7 @@ Shape letters: see moe/routing.py; P parts of a sequence.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -80,21 +80,35 @@ class LoadReport:
         return means | {"dead_experts": sum(layer.dead_experts for layer in self.layers)}
 
 
-class LoadCollector:
-    """Adds up records batch by batch; memory does not grow with the text."""
+def _of_this_process(sums: Sequence[Tensor]) -> list[Tensor]:
+    return list(sums)
 
-    def __init__(self) -> None:
+
+class LoadCollector:
+    """Adds up records batch by batch; memory does not grow with the text.
+
+    Args:
+        add_up: the sums over all processes of tensors of one dtype, on the CPU, where each has records of its share of every batch.
+    """
+
+    def __init__(self, add_up: Callable[[Sequence[Tensor]], list[Tensor]] = _of_this_process) -> None:
+        self._add_up = add_up
         self._tokens = 0
         self._layers: dict[int, _LayerSums] = {}
 
-    def add(self, records: Sequence[RoutingRecord | None]) -> None:
-        """Takes the records of all layers for one batch."""
+    def add(self, records: Sequence[RoutingRecord | None], *, counts: bool = True) -> None:
+        """Takes the records of all layers for one batch. Those of a process that has no share of it don't count."""
         routed = [(layer, record) for layer, record in enumerate(records) if record is not None]
         for layer, record in routed:
             routing = record.routing
-            self._layers.setdefault(layer, _LayerSums(routing.num_experts, routing.seq_len)).add(record)
+            sums = self._layers.setdefault(layer, _LayerSums(routing.num_experts, routing.seq_len))
+            counted, summed = sums.counted(record), sums.summed(record)
+            if not counts:
+                counted, summed = [torch.zeros_like(count) for count in counted], [torch.zeros_like(part) for part in summed]
+            sums.add(self._add_up(counted), self._add_up(summed))
         if routed:
-            self._tokens += routed[0][1].routing.probs_TE.shape[0]
+            num_tokens = torch.tensor(counts * routed[0][1].routing.probs_TE.shape[0])
+            self._tokens += int(self._add_up([num_tokens])[0])
 
     def report(self) -> LoadReport:
         layers = [sums.reduce(layer, self._tokens) for layer, sums in sorted(self._layers.items())]
@@ -117,24 +131,28 @@ class _LayerSums:
         self.chosen_P = torch.zeros(self.num_parts, dtype=torch.int64)
         self.dropped_P = torch.zeros(self.num_parts, dtype=torch.int64)
 
-    def add(self, record: RoutingRecord) -> None:
-        load_E = record.load_E.cpu()
-        self.chosen_load_E += record.chosen_load_E.cpu()
-        self.load_E += load_E
-        self.num_moved += record.num_moved.cpu()
-        self.batch_violation += load.max_violation(load_E) * load_E.sum()
-        probs_TE = record.routing.probs_TE.detach()
-        self.prob_E += probs_TE.sum(dim=0).cpu()
-        largest_TN = probs_TE.topk(min(2, probs_TE.shape[1]), dim=-1).values
-        self.largest_probs_2[: largest_TN.shape[1]] += largest_TN.sum(dim=0).cpu()
-        self._count_parts(record)
-
-    def _count_parts(self, record: RoutingRecord) -> None:
+    def counted(self, record: RoutingRecord) -> list[Tensor]:
+        """What a record says in whole numbers: load before and after drops [E], moved, assignments and drops by part [P]; int64."""
         routing = record.routing
         part_A = routing.token_ids_A % routing.seq_len * self.num_parts // self.seq_len
-        self.chosen_P += torch.bincount(part_A, minlength=self.num_parts).cpu()
-        if not record.kept_A.all():
-            self.dropped_P += torch.bincount(part_A[~record.kept_A], minlength=self.num_parts).cpu()
+        parts = (torch.bincount(part_A[which], minlength=self.num_parts) for which in (slice(None), ~record.kept_A))
+        return [count.cpu() for count in (record.chosen_load_E, record.load_E, record.num_moved, *parts)]
+
+    def summed(self, record: RoutingRecord) -> list[Tensor]:
+        """The sums over tokens of probabilities [E], and of the two largest [2]; float64."""
+        probs_TE = record.routing.probs_TE.detach()
+        largest_TN = probs_TE.topk(min(2, probs_TE.shape[1]), dim=-1).values
+        largest_probs_2 = torch.zeros(2, dtype=torch.float64)
+        largest_probs_2[: largest_TN.shape[1]] = largest_TN.sum(dim=0).cpu()
+        return [probs_TE.sum(dim=0).cpu().double(), largest_probs_2]
+
+    def add(self, counted: Sequence[Tensor], summed: Sequence[Tensor]) -> None:
+        """Takes those of a whole batch."""
+        load_E = counted[1]
+        self.batch_violation += load.max_violation(load_E) * load_E.sum()
+        own_counts = (self.chosen_load_E, self.load_E, self.num_moved, self.chosen_P, self.dropped_P)
+        for own, part in zip((*own_counts, self.prob_E, self.largest_probs_2), (*counted, *summed), strict=True):
+            own += part
 
     def part_starts(self) -> list[int]:
         return [-(-part * self.seq_len // self.num_parts) for part in range(self.num_parts)]

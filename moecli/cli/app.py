@@ -17,7 +17,7 @@ import typer
 
 import moecli
 from moecli.cli import compare_dense as compare_dense_file
-from moecli.cli import console
+from moecli.cli import console, launcher
 from moecli.cli import convert as convert_file
 from moecli.cli import eval as eval_file
 from moecli.cli import generate as generate_file
@@ -55,10 +55,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error; works after any command too.")] = False,
 ) -> None:
     """Options before the command. `--debug` is read by `main`, which takes it from anywhere in the line."""
+    if context.invoked_subcommand != "train":
+        launcher.refuse(f"moecli {context.invoked_subcommand}")
 
 
 def main() -> None:
@@ -97,6 +100,8 @@ def run(arguments: list[str], *, debug: bool) -> int:
     except typer.Exit as stop:
         exit_code = stop.exit_code
     except UsageError as error:
+        if not launcher.is_first_here():
+            return int(error.exit_code)
         error.show()
         if as_json:
             console.print_json({"error": error.format_message()})

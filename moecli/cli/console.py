@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from moecli.cli import launcher
 from moecli.workflows.plain_json import finite
 
 # Lines that are piped into a file are not broken at the width of a terminal that isn't there.
@@ -31,8 +32,10 @@ def stderr() -> Console:
 
 
 def for_people(as_json: bool) -> Console:
-    """Where text for people goes: with --json stdout belongs to the one JSON object."""
-    return stderr() if as_json else stdout()
+    """Where text for people goes: with --json stdout belongs to the one JSON object. Of several processes one speaks."""
+    console = stderr() if as_json else stdout()
+    console.quiet = not launcher.is_first()
+    return console
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moecli.cli import console
+from moecli.cli import console, launcher
 from moecli.cli.options import JsonOption, SetOption
 from moecli.cli.plan_options import MOST_PROCESSES, check_plan_options
 from moecli.errors import MoecliError
 
 if TYPE_CHECKING:
+    from moecli.parallel.world import World
+    from moecli.recipe.load import LoadedRecipe
     from moecli.recipe.schema import Recipe
 
 EPILOG = "Examples: `moecli train quickstart`, `moecli train my.yaml --set training.steps=50 --out runs/first`, and with --resume to go on."
@@ -47,27 +49,45 @@ def train_command(
     """Train a recipe; write a run folder with checkpoint, metrics and routing report."""
     from moecli.recipe.load import load_recipe
 
+    with launcher.told_once():
+        _check_modes(dry_run, profile, resume)
+        check_plan_options(dry_run, processes, bandwidth, speed)
+    if dry_run or profile:
+        launcher.refuse(f"moecli train {'--dry-run' if dry_run else '--profile'}")
+    if launcher.num_processes() > 1:
+        from moecli.cli.train_world import met
+
+        with met(lambda: load_recipe(recipe, overrides or [])) as (world, loaded):
+            _train(loaded, out, resume, as_json, world)
+        return
     loaded = load_recipe(recipe, overrides or [])
-    people = console.for_people(as_json)
-    console.print_notices(people, loaded.notices)
+    if dry_run or profile:
+        console.print_notices(console.for_people(as_json), loaded.notices)
+    if dry_run:
+        _dry_run(loaded.recipe, processes, bandwidth, speed, as_json)
+    elif profile:
+        _profile(loaded.recipe, out, as_json)
+    else:
+        _train(loaded, out, resume, as_json, None)
+
+
+def _check_modes(dry_run: bool, profile: bool, resume: bool) -> None:
     if dry_run + profile + resume > 1:
         given = [name for name, is_given in (("--dry-run", dry_run), ("--profile", profile), ("--resume", resume)) if is_given]
         raise MoecliError(
             f"{' and '.join(given)} can't go together", where=given[-1], allowed="one of them", next_step="leave the others out"
         )
-    check_plan_options(dry_run, processes, bandwidth, speed)
-    if dry_run:
-        _dry_run(loaded.recipe, processes, bandwidth, speed, as_json)
-        return
-    if profile:
-        _profile(loaded.recipe, out, as_json)
-        return
+
+
+def _train(loaded: LoadedRecipe, out: Path | None, resume: bool, as_json: bool, world: World | None) -> None:
     from moecli.cli.stop import StopRequest
     from moecli.cli.train_progress import TrainProgress
     from moecli.cli.train_summary import print_summary
     from moecli.workflows.events import Event, TrainingStarted
     from moecli.workflows.train import train
 
+    people = console.for_people(as_json)
+    console.print_notices(people, loaded.notices)
     stop = StopRequest(people)
 
     def listener(event: Event) -> None:
@@ -77,7 +97,9 @@ def train_command(
             progress.show(event)
 
     with TrainProgress(people) as progress, stop.armed():
-        result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested)
+        result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested, world=world)
+    if not launcher.is_first():
+        return
     if as_json:
         console.print_json(result.to_json())
     else:

@@ -11,7 +11,7 @@ from moecli.cli.load_view import load_table, print_heatmap
 from moecli.cli.train_progress import quality_text
 from moecli.cli.words import big_number, token_word
 from moecli.recipe.leak_notes import leak_notes
-from moecli.workflows.train import TrainResult
+from moecli.workflows.train_result import TrainResult
 
 
 def print_summary(console: Console, result: TrainResult) -> None:

@@ -18,6 +18,8 @@ from moecli.config import Config, NonNegativeInt, PositiveInt
 from moecli.data.batches import IGNORED, Batch
 from moecli.model.device import Precision, autocast
 from moecli.moe.routing import RoutingRecord
+from moecli.parallel.rank_batches import evaluation_share
+from moecli.parallel.world import World
 
 Observer = Callable[[Batch, tuple[RoutingRecord | None, ...]], None]
 
@@ -77,7 +79,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: LanguageModel, batches: Iterable[Batch], num_bytes: int, precision: Precision, observe: Observer | None = None
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    num_bytes: int,
+    precision: Precision,
+    observe: Observer | None = None,
+    world: World | None = None,
 ) -> Evaluation:
     """Mean cross-entropy over all targets of the batches, each once.
 
@@ -87,17 +94,22 @@ def evaluate(
         num_bytes: its length in UTF-8 bytes.
         precision: of matrix products; the loss is taken in float32 per batch and added up in float64.
         observe: is handed each batch with the routing records of all layers.
+        world: the processes that `model` is spread over, all of which evaluate the same batches: each takes its rows, and the result is
+            that of all. `observe` is handed the whole batch, with the records of this process's share (parallel/rank_batches.py).
     """
     model.eval()
     device = next(model.parameters()).device
     nats = torch.zeros((), dtype=torch.float64)
-    tokens = 0
-    for batch in batches:
-        batch = batch.to(device)
+    tokens = torch.zeros((), dtype=torch.float64)
+    for whole in batches:
+        batch = (whole if world is None else evaluation_share(whole, world)).to(device)
         with autocast(device, precision):
             logits_BSV, records = model(batch.ids_BS)
         nats += F.cross_entropy(logits_BSV.float().flatten(0, 1), batch.targets_BS.flatten(), ignore_index=IGNORED, reduction="sum").cpu()
-        tokens += int((batch.targets_BS != IGNORED).sum())
+        tokens += (batch.targets_BS != IGNORED).sum().cpu()
         if observe is not None:
-            observe(batch, records)
-    return Evaluation(loss=nats.item() / tokens, tokens=tokens, num_bytes=num_bytes, is_masked=not model.is_causal)
+            observe(batch if world is None else whole, records)
+    if world is not None:
+        nats, tokens = world.add_up([nats, tokens])
+    num_tokens = int(tokens)
+    return Evaluation(loss=nats.item() / num_tokens, tokens=num_tokens, num_bytes=num_bytes, is_masked=not model.is_causal)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from moecli.config import Config, PositiveInt
+from moecli.config import Config, PositiveFloat, PositiveInt
 
 
 class ParallelConfig(Config):
@@ -17,3 +17,5 @@ class ParallelConfig(Config):
     """What a process keeps of weights, gradients and moments: all of them, or its share, fetching the rest layer by layer (FSDP)."""
     expert: PositiveInt = 1
     """Processes that share out the experts of each layer, num_experts / expert to each; tokens travel to them (GShard). 1: none travel."""
+    timeout_s: PositiveFloat = 600.0
+    """Seconds to wait for another process, when all meet and in every exchange, before it counts as lost."""

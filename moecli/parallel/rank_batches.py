@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from moecli.data.batches import Batch
+import torch
+
+from moecli.data.batches import IGNORED, Batch
 from moecli.parallel.world import World
 
 
@@ -18,6 +20,21 @@ class WholeBatches(Protocol):
     seq_len: int
 
     def batch(self, index: int) -> Batch: ...
+
+
+def evaluation_rows(num_rows: int, world: World) -> range:
+    """Those of a batch of any number of rows that this process evaluates; none where there are fewer rows than processes."""
+    return range(world.rank * num_rows // world.size, (world.rank + 1) * num_rows // world.size)
+
+
+def evaluation_share(batch: Batch, world: World) -> Batch:
+    """This process's rows of a batch to evaluate. One without rows gets the first, because every forward pass is one of all processes, and
+    nothing is to be predicted there."""
+    rows = evaluation_rows(len(batch.ids_BS), world)
+    if rows:
+        return _rows(batch, slice(rows.start, rows.stop))
+    spare = _rows(batch, slice(0, 1))
+    return replace(spare, targets_BS=torch.full_like(spare.targets_BS, IGNORED))
 
 
 class RankBatches:
@@ -34,5 +51,9 @@ class RankBatches:
         num_rows = len(batch.ids_BS) // self._world.size
         assert num_rows * self._world.size == len(batch.ids_BS), "check_fits lets no other batch pass"
         rows = slice(self._world.rank * num_rows, (self._world.rank + 1) * num_rows)
-        labels = {kind: label_BS[rows] for kind, label_BS in batch.labels.items()}
-        return replace(batch, ids_BS=batch.ids_BS[rows], targets_BS=batch.targets_BS[rows], labels=labels)
+        return _rows(batch, rows)
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    labels = {kind: label_BS[rows] for kind, label_BS in batch.labels.items()}
+    return replace(batch, ids_BS=batch.ids_BS[rows], targets_BS=batch.targets_BS[rows], labels=labels)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from moecli.errors import MachineError, MoecliError, RecipeError
+from moecli.errors import MachineError, MoecliError, PeerLost, RecipeError
 
 Value = TypeVar("Value")
 
@@ -111,14 +111,44 @@ class World:
         if errors:
             raise errors[0]
 
+    def on_first(self, work: Callable[[], Value]) -> Value:
+        """What `work` returns on the first process, for all; a user error that it raises there is raised by all."""
+        value: Any = None
+        error: MoecliError | None = None
+        if self.is_first:
+            try:
+                value = work()
+            except MoecliError as raised:
+                error = raised
+        told, error_of_first = self.broadcast_object((value, error))
+        if error is not None:
+            raise error
+        if error_of_first is not None:
+            raise error_of_first
+        return told
+
+    def with_expert(self, expert: int) -> World:
+        """The same processes as another grid.
+
+        Raises:
+            RecipeError: there are no multiple of `expert` of them.
+        """
+        _check_size(self.size, expert)
+        return replace(self, mesh=_grid(self.device.type, self.size, expert))
+
+    def outlive_first(self) -> None:
+        """Waits until the first process has ended: a launcher that sees another one fail ends the first before it has spoken."""
+        with suppress(dist.DistError, RuntimeError):
+            dist.broadcast(torch.zeros(1), src=0)
+
     def end(self) -> None:
         """Says goodbye; nothing can be said afterwards."""
         dist.destroy_process_group()
 
 
-def is_launched() -> bool:
-    """Whether a launcher such as torchrun started this process as one of a world."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+def on_first(world: World | None, work: Callable[[], Value]) -> Value:
+    """`World.on_first`; without a world this process is the only one."""
+    return work() if world is None else world.on_first(work)
 
 
 def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S) -> World:
@@ -143,7 +173,7 @@ def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: 
     device = _device(device_type, local_rank)
     with _rendezvous_errors(size, timeout_s):
         dist.init_process_group(BACKENDS[device_type], rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
-        mesh = init_device_mesh(device_type, (size // expert, expert), mesh_dim_names=("data", "expert"))
+        mesh = _grid(device_type, size, expert)
     return World(rank, size, local_rank, device, seed, mesh)
 
 
@@ -152,7 +182,7 @@ def lost_peers() -> Iterator[None]:
     """Tells what torch.distributed raises where another process has gone or does not answer in time.
 
     Raises:
-        MachineError: so it is.
+        PeerLost: so it is.
     """
     try:
         yield
@@ -164,10 +194,14 @@ def lost_peers() -> Iterator[None]:
         raise _lost(error) from error
 
 
-def _lost(error: Exception) -> MachineError:
+def _lost(error: Exception) -> PeerLost:
     what = f"another process has ended or does not answer: {_told(error)}"
     next_step = "look at what that process said; then give the same command again with --resume"
-    return MachineError(what, next_step=next_step)
+    return PeerLost(what, next_step=next_step)
+
+
+def _grid(device_type: str, size: int, expert: int) -> DeviceMesh:
+    return init_device_mesh(device_type, (size // expert, expert), mesh_dim_names=("data", "expert"))
 
 
 def _check_size(size: int, expert: int) -> None:
@@ -178,6 +212,9 @@ def _check_size(size: int, expert: int) -> None:
 
 
 def _device(device_type: str, local_rank: int) -> torch.device:
+    if device_type not in BACKENDS:
+        what = f"several processes don't train on {device_type}"
+        raise MachineError(what, where="training.device", allowed=", ".join(BACKENDS), next_step="set it to cpu, or start one process")
     if device_type == "cpu":
         return torch.device("cpu")
     num_gpus, num_processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
@@ -206,6 +243,6 @@ def _rendezvous_errors(size: int, timeout_s: float) -> Iterator[None]:
 
 
 def _told(error: Exception) -> str:
-    """The first line, without the place in the library's source that some begin with."""
+    """The first line, without the place in the library's source that some begin with, and the guesses that some end with."""
     lines = re.sub(r"^\[\S*\]\s*", "", str(error).strip()).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].split(". This is typically")[0] if lines else type(error).__name__

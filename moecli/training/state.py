@@ -37,12 +37,6 @@ class TrainingState:
     """`optimizer.{key}.{name of the parameter}`, and `random.{device}`."""
 
 
-def save_state(trainer: Trainer, step: int, folder: Path) -> None:
-    """Writes both files into an existing folder, of a training on one process. Raises OSError where the disk refuses."""
-    assert trainer.world is None, "of several processes one writes, what training_state gave it"
-    write_state(training_state(trainer, step), folder)
-
-
 def training_state(trainer: Trainer, step: int) -> TrainingState:
     """After `step` steps. Of a world every process has to call it, and the first one's has the tensors of all, on the CPU."""
     if trainer.world is not None:

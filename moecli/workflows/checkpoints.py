@@ -14,8 +14,12 @@ import torch
 
 from moecli.errors import MachineError, NotFinite, RunError
 from moecli.model.checkpoint import save_model
+from moecli.model.gpt import GPT
 from moecli.model.manifest import check_manifest
-from moecli.training.state import save_state
+from moecli.model.skeleton import skeleton
+from moecli.parallel.whole_state import whole_model
+from moecli.parallel.world import on_first
+from moecli.training.state import TrainingState, training_state, write_state
 from moecli.training.trainer import Trainer
 from moecli.workflows.run_dir import RunDir, atomic_folder, checkpoint_steps, linked_checkpoint, point_at, writing
 
@@ -39,28 +43,45 @@ def new_checkpoint(run: RunDir, step: int) -> Iterator[Path]:
 
 
 def save_checkpoint(run: RunDir, trainer: Trainer, step: int) -> Path:
-    """Saves a training after `step` steps. A checkpoint that is there already stays: it is of this very state.
+    """Saves a training after `step` steps. A checkpoint that is there already stays: it is of this very state. Of a world every process
+    has to call it, and the first one writes what all have.
 
     Raises:
         MachineError: there is too little room on the disk, or it refuses. The checkpoints before are as they were.
         NotFinite: a weight is no number.
     """
     target = run.checkpoint(step)
-    if target.exists():
-        point_at(run.latest, target)
+    world = trainer.world
+    if on_first(world, lambda: _is_there(run, target)):
         return target
-    _check_weights(trainer, step)
-    check_room(run, trainer)
-    with new_checkpoint(run, step) as folder:
-        save_model(trainer.model, folder)
-        save_state(trainer, step, folder)
+    state = training_state(trainer, step)
+    model = trainer.model if world is None else whole_model(trainer.model, world)
+    on_first(world, lambda: _write(run, trainer, model, state))
     return target
+
+
+def _is_there(run: RunDir, target: Path) -> bool:
+    if is_there := target.exists():
+        point_at(run.latest, target)
+    return is_there
+
+
+def _write(run: RunDir, trainer: Trainer, model: GPT | None, state: TrainingState) -> None:
+    assert model is not None, "the process that writes has the whole model"
+    _check_weights(model, state.step)
+    check_room(run, trainer)
+    with new_checkpoint(run, state.step) as folder:
+        save_model(model, folder)
+        write_state(state, folder)
 
 
 def check_room(run: RunDir, trainer: Trainer) -> None:
     """Raises MachineError where the disk has too little room for a checkpoint: weights, and two moments of each that is trained."""
-    weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
-    moments = sum(2 * parameter.nbytes for parameter in trainer.model.parameters() if parameter.requires_grad)
+    # A process of a world has only its share of some tensors.
+    whole = trainer.model if trainer.world is None else skeleton(trainer.model.config, trainer.model.vocab_size)
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    weights = sum(tensor.nbytes for tensor in whole.state_dict().values())
+    moments = sum(2 * parameter.nbytes for name, parameter in whole.named_parameters() if name in trained)
     needed = weights + moments + SPARE_BYTES
     with writing(run.checkpoints):
         free = shutil.disk_usage(run.checkpoints).free
@@ -137,7 +158,7 @@ def _remove(checkpoint: Path) -> None:
         shutil.rmtree(old)
 
 
-def _check_weights(trainer: Trainer, step: int) -> None:
-    for name, tensor in trainer.model.state_dict().items():
+def _check_weights(model: GPT, step: int) -> None:
+    for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise NotFinite(f"{name} is not finite after step {step}", next_step="lower training.learning_rate")

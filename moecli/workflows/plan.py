@@ -67,7 +67,7 @@ def plan_training(recipe: Recipe, tokenizer_vocab_size: int | None = None) -> Tr
     )
 
 
-def plan_parallel_training(recipe: Recipe, num_processes: int, speeds: Speeds) -> TrainingPlan:
+def plan_parallel_training(recipe: Recipe, num_processes: int, speeds: Speeds, tokenizer_vocab_size: int | None = None) -> TrainingPlan:
     """The same, and what each of so many processes would have of it.
 
     Raises:
@@ -76,7 +76,7 @@ def plan_parallel_training(recipe: Recipe, num_processes: int, speeds: Speeds) -
     training, ffn = recipe.training, recipe.model.ffn
     sizes = (training.batch_size, training.gradient_accumulation)
     refuse(problems_with_world(ffn, recipe.parallel, *sizes, compiles=training.compile, world_size=num_processes))
-    plan = plan_training(recipe)
+    plan = plan_training(recipe, tokenizer_vocab_size)
     step = StepShape(
         seq_len=recipe.data.seq_len,
         micro_batch_size=training.micro_batch_size,

@@ -27,6 +27,7 @@ MAY_DIFFER = (
     "training.max_rewinds",
     "parallel.data",
     "parallel.expert",
+    "parallel.timeout_s",
 )
 
 

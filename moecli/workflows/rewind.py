@@ -11,7 +11,10 @@ import torch
 
 from moecli.errors import NotFinite, TrainingError
 from moecli.model.checkpoint import load_model
+from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
+from moecli.parallel.whole_state import place_tensors, reshard
+from moecli.parallel.world import on_first
 from moecli.training.loop import run_loop
 from moecli.training.state import load_state
 from moecli.workflows.batches import model_vocab_size
@@ -44,12 +47,20 @@ def _set_back(job: TrainJob, checkpoint: Path | None) -> int:
     torch.manual_seed(recipe.seed)
     trainer.optimizer.state.clear()
     trainer.num_rewinds = 0
-    if checkpoint is None:
-        vocab_size = model_vocab_size(recipe, job.data.tokenizer.vocab_size)
-        trainer.model.load_state_dict(build_gpt(recipe.model, vocab_size, recipe.seed).state_dict())
-        return 0
-    trainer.model.load_state_dict(load_model(checkpoint).state_dict())
-    return load_state(trainer, checkpoint)
+    if trainer.world is None:
+        trainer.model.load_state_dict(_model_at(job, checkpoint).state_dict())
+    else:
+        with trainer.world.together():
+            whole = _model_at(job, checkpoint).state_dict() if trainer.world.is_first else None
+        reshard(trainer.model)
+        place_tensors(trainer.model, whole, trainer.world)
+    return 0 if checkpoint is None else load_state(trainer, checkpoint)
+
+
+def _model_at(job: TrainJob, checkpoint: Path | None) -> GPT:
+    if checkpoint is not None:
+        return load_model(checkpoint)
+    return build_gpt(job.recipe.model, model_vocab_size(job.recipe, job.data.tokenizer.vocab_size), job.recipe.seed)
 
 
 def _rewind(job: TrainJob, error: NotFinite) -> int:
@@ -60,10 +71,15 @@ def _rewind(job: TrainJob, error: NotFinite) -> int:
     if number > training.max_rewinds:
         what = f"{error.what}; training.max_rewinds ({training.max_rewinds}) allows no more rewinds"
         raise TrainingError(what, where=error.where, next_step=error.next_step) from error
-    step = _set_back(job, last_checkpoint(job.run))
+    world = job.trainer.world
+    step = _set_back(job, on_first(world, lambda: last_checkpoint(job.run)))
     job.trainer.num_rewinds = number
-    job.begin_log(step)
-    factor = training.rewind_factor**number
-    job.append({"step": step, "rewind": number, "learning_rate_factor": factor, "reason": error.what})
-    job.listener(Rewound(step, number, factor, error.what))
+    on_first(world, lambda: _tell(job, step, number, error.what))
     return step
+
+
+def _tell(job: TrainJob, step: int, number: int, reason: str) -> None:
+    job.begin_log(step)
+    factor = job.recipe.training.rewind_factor**number
+    job.append({"step": step, "rewind": number, "learning_rate_factor": factor, "reason": reason})
+    job.listener(Rewound(step, number, factor, reason))

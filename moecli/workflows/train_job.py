@@ -19,6 +19,9 @@ from moecli.data.prepare import PreparedData
 from moecli.errors import Interrupted
 from moecli.evaluation.evaluate import Evaluation
 from moecli.moe.routing import RoutingRecord
+from moecli.parallel.rank_batches import evaluation_rows
+from moecli.parallel.whole_state import reshard
+from moecli.parallel.world import on_first
 from moecli.recipe.leak_notes import leak_notes, leaks_json
 from moecli.recipe.schema import Recipe
 from moecli.reports import TRAINING_REPORTS
@@ -34,7 +37,8 @@ from moecli.workflows.run_dir import RunDir, atomic_folder, writing
 
 @dataclass(slots=True)
 class TrainJob:
-    """One training, and what its hooks need."""
+    """One training, and what its hooks need. Of a world every process has one and calls the same hooks; the first alone has the log and
+    the losses, writes files and tells the listener."""
 
     recipe: Recipe
     run: RunDir
@@ -42,6 +46,7 @@ class TrainJob:
     trainer: Trainer
     listener: Listener
     should_stop: Callable[[], bool]
+    """Of a world: whether any process is asked to."""
     metric_log: MetricLog = field(init=False)
     watch: TrainingWatch = field(init=False)
     val_losses: dict[int, float] = field(init=False)
@@ -51,7 +56,8 @@ class TrainJob:
         return Hooks(log=self.log, validate=self.validate, save=self.save, should_stop=self.should_stop)
 
     def begin_log(self, last_step: int) -> None:
-        """Cuts metrics.jsonl back to a step; called before any hook is. The watch sees what is left, so that nothing is told twice."""
+        """Cuts metrics.jsonl back to a step; called before any hook is, on the first process. The watch sees what is left, so that nothing
+        is told twice."""
         with writing(self.run.metrics):
             self.metric_log = MetricLog(self.run.metrics, last_step)
         self.watch = TrainingWatch(learns_routing=self.recipe.model.ffn.learns_routing)
@@ -65,6 +71,9 @@ class TrainJob:
             self.metric_log.append(figures)
 
     def log(self, figures: dict[str, Any]) -> None:
+        on_first(self.trainer.world, lambda: self._log(figures))
+
+    def _log(self, figures: dict[str, Any]) -> None:
         self.append(figures)
         self.listener(StepLogged(figures))
         for warning in self.watch.look(figures):
@@ -76,15 +85,24 @@ class TrainJob:
         saves and says so."""
         with suppress(_StopAskedError):
             evaluation = self._evaluate()
-            self._validated(step, evaluation)
-            earlier = [loss for before, loss in self.val_losses.items() if before < step]
-            return self.recipe.training.keep_best and step in self.val_losses and all(evaluation.loss < loss for loss in earlier)
+            return on_first(self.trainer.world, lambda: self._is_best(step, evaluation))
         return False
 
+    def _is_best(self, step: int, evaluation: Evaluation) -> bool:
+        self._validated(step, evaluation)
+        earlier = [loss for before, loss in self.val_losses.items() if before < step]
+        return self.recipe.training.keep_best and step in self.val_losses and all(evaluation.loss < loss for loss in earlier)
+
     def save(self, step: int) -> None:
+        on_first(self.trainer.world, self._flush_log)
+        target = save_checkpoint(self.run, self.trainer, step)
+        on_first(self.trainer.world, lambda: self._saved(target))
+
+    def _flush_log(self) -> None:
         with writing(self.run.metrics):
             self.metric_log.flush()
-        target = save_checkpoint(self.run, self.trainer, step)
+
+    def _saved(self, target: Path) -> None:
         self._tidy()
         self.listener(CheckpointSaved(target))
 
@@ -94,16 +112,20 @@ class TrainJob:
         Raises:
             Interrupted: a stop was asked for; all steps are done and saved.
         """
-        collector = LoadCollector()
+        world = self.trainer.world
+        collector = LoadCollector() if world is None else LoadCollector(world.add_up)
         try:
             evaluation = self._evaluate(collector)
         except _StopAskedError:
             what = "stopped during the final evaluation; all steps are done and saved"
             raise Interrupted(what, next_step="add --resume to evaluate, or call `moecli eval`") from None
+        report = collector.report()
+        return evaluation, report, on_first(world, lambda: self._finished(evaluation, report))
+
+    def _finished(self, evaluation: Evaluation, report: LoadReport) -> list[Path]:
         self._validated(self.recipe.training.steps, evaluation)
         self._tidy()
-        report = collector.report()
-        return evaluation, report, self._write_reports(report) if report.layers else []
+        return self._write_reports(report) if report.layers else []
 
     def _tidy(self) -> None:
         """Brings the links and the number of checkpoints to what the recipe says."""
@@ -116,13 +138,19 @@ class TrainJob:
             self.val_losses[line["step"]] = loss
 
     def _evaluate(self, collector: LoadCollector | None = None) -> Evaluation:
+        world = self.trainer.world
+
         def observe(batch: Batch, records: tuple[RoutingRecord | None, ...]) -> None:
             if self.should_stop():
                 raise _StopAskedError
             if collector is not None:
-                collector.add(records)
+                collector.add(records, counts=world is None or bool(evaluation_rows(len(batch.ids_BS), world)))
 
-        return evaluate_split(self.trainer.model, self.recipe, self.data.validation, self.data.tokenizer.vocab_size, observe)
+        try:
+            return evaluate_split(self.trainer.model, self.recipe, self.data.validation, self.data.tokenizer.vocab_size, observe, world)
+        finally:
+            if world is not None:
+                reshard(self.trainer.model)
 
     def _validated(self, step: int, evaluation: Evaluation) -> None:
         line = {"step": step, "val_loss": evaluation.loss, "val_tokens": evaluation.tokens}

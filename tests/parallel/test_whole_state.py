@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moecli.model.checkpoint import load_model, save_model
-from moecli.training.state import load_state, save_state
+from moecli.training.state import load_state, training_state, write_state
 from tests.parallel.equality import assert_close
 from tests.parallel.in_each_process import CHECKPOINT, RESUMED_CASE, SAVED_AT, of_two_after_four
 from tests.parallel.trainings import Curve, build_trainer, train
@@ -41,7 +41,7 @@ def test_the_files_are_those_of_one_process(two, tmp_path):
     trainer = build_trainer(CASE)
     train(trainer, last=SAVED_AT)
     save_model(trainer.model, tmp_path)
-    save_state(trainer, SAVED_AT, tmp_path)
+    write_state(training_state(trainer, SAVED_AT), tmp_path)
     checkpoint = two.folder / CHECKPOINT
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in checkpoint.iterdir()}
     for name in ("model.safetensors", "training_state.safetensors"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moecli.errors import MachineError, RecipeError
-from moecli.parallel.world import begin_world, is_launched, lost_peers
+from moecli.parallel.world import begin_world, lost_peers
 
 
 @pytest.fixture
@@ -39,16 +39,20 @@ def test_an_error_of_one_is_raised_by_all(two):
 
 def test_a_process_that_nobody_launched(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert not is_launched()
     with pytest.raises(MachineError, match=r"RANK.*is not in the environment\n  next: start them with torchrun"):
         begin_world("cpu")
 
 
 def test_processes_that_experts_cannot_be_shared_out_to(launched):
     launched(WORLD_SIZE=6)
-    assert is_launched()
     with pytest.raises(RecipeError, match=r"parallel\.expert: 4 processes .* 6 processes are no multiple of that\n  allowed: 1, 2, 3, 6"):
         begin_world("cpu", expert=4)
+
+
+def test_a_device_that_processes_cannot_share(launched):
+    launched()
+    with pytest.raises(MachineError, match=r"training\.device: several processes don't train on mps\n  allowed: cpu, cuda"):
+        begin_world("mps")
 
 
 def test_more_processes_than_gpus(launched, monkeypatch):

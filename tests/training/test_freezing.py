@@ -15,7 +15,7 @@ from moecli.moe.layers import DenseMoEConfig, FeedForwardConfig, MLPConfig, Soft
 from moecli.moe.routers import SigmoidTopKConfig
 from moecli.recipe.load import parse_recipe
 from moecli.training.config import TrainingConfig
-from moecli.training.state import load_state, save_first_state, save_state
+from moecli.training.state import load_state, save_first_state, training_state, write_state
 from moecli.training.trainer import Trainer
 from tests.training.conftest import VOCAB
 
@@ -92,7 +92,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(split, freeze, tmp_path):
     for step in range(3):
         stopped.step(step)
     save_model(stopped.model, tmp_path)
-    save_state(stopped, 3, tmp_path)
+    write_state(training_state(stopped, 3), tmp_path)
     resumed = trainer_of(split, SPARSE, freeze, load_model(tmp_path))
     assert load_state(resumed, tmp_path) == 3
     for step in range(3, 6):

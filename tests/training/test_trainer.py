@@ -15,7 +15,7 @@ from moecli.moe.routers import NoisyTopKConfig
 from moecli.training.config import TrainingConfig
 from moecli.training.loop import Hooks, run_loop
 from moecli.training.schedule import CosineConfig
-from moecli.training.state import load_state, save_state
+from moecli.training.state import load_state, training_state, write_state
 from moecli.training.trainer import Trainer
 from tests.training.conftest import VOCAB
 
@@ -123,7 +123,7 @@ def test_stopping_half_way_and_resuming_gives_the_same_weights_bit_for_bit(split
 
     def save(step: int) -> None:
         save_model(stopped.model, tmp_path)
-        save_state(stopped, step, tmp_path)
+        write_state(training_state(stopped, step), tmp_path)
 
     hooks = Hooks(log=lambda line: None, validate=lambda step: None, save=save, should_stop=lambda: next(answers))
     with pytest.raises(Interrupted, match="after step 3 of 8"):
@@ -139,7 +139,7 @@ def test_stopping_half_way_and_resuming_gives_the_same_weights_bit_for_bit(split
 def test_the_state_of_the_random_generator_comes_back(split, tmp_path):
     trainer = trainer_of(split)
     trainer.step(0)
-    save_state(trainer, 1, tmp_path)
+    write_state(training_state(trainer, 1), tmp_path)
     expected = torch.rand(3)
     torch.manual_seed(123)
     load_state(trainer, tmp_path)
@@ -149,7 +149,7 @@ def test_the_state_of_the_random_generator_comes_back(split, tmp_path):
 def test_a_damaged_state_is_named(split, tmp_path):
     trainer = trainer_of(split)
     trainer.step(0)
-    save_state(trainer, 1, tmp_path)
+    write_state(training_state(trainer, 1), tmp_path)
     path = tmp_path / "training_state.safetensors"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=r"training_state\.safetensors: damaged"):

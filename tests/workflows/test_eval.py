@@ -12,7 +12,8 @@ from moecli.errors import DataError
 from moecli.recipe.leak_notes import MIXES_ROWS, SEES_FUTURE
 from moecli.recipe.load import load_recipe
 from moecli.workflows.eval import evaluate_run
-from moecli.workflows.train import TrainResult, train
+from moecli.workflows.train import train
+from moecli.workflows.train_result import TrainResult
 
 EXPERT_CHOICE = "model.ffn={kind: sparse, num_experts: 4, d_expert: 16, router: {kind: expert_choice, pool: %s}}"
 LEAKING = (EXPERT_CHOICE % "sequence", "allow_future_leak=true")

@@ -24,7 +24,8 @@ from moecli.workflows.events import Event, Progress
 from moecli.workflows.opened_run import open_run
 from moecli.workflows.route_stats import StatsOptions, look_at_routing, route_stats
 from moecli.workflows.routing_subject import TextChoice, open_subject
-from moecli.workflows.train import TrainResult, train
+from moecli.workflows.train import train
+from moecli.workflows.train_result import TrainResult
 
 LAYER_KEYS = {
     "layer", "num_experts", "top_k", "load", "importance", "cv_load", "cv_importance", "max_violation", "max_violation_batch", "entropy",

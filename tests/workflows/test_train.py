@@ -276,7 +276,7 @@ def test_a_model_beyond_the_machine_is_refused_before_it_is_built(tiny_recipe):
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("failing", ["save_model", "save_state"])
+@pytest.mark.parametrize("failing", ["save_model", "write_state"])
 def test_a_full_disk_at_the_first_checkpoint_leaves_nothing(tiny_recipe, monkeypatch, failing):
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

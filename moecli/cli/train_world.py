@@ -1,0 +1,55 @@
+"""`moecli train` as one of the processes that a launcher has started: the first one speaks, and all end with the same exit code.
+
+Knows when the processes have met. Must not know how training works.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from moecli.cli import launcher
+from moecli.cli.stop import Stopped
+from moecli.errors import MoecliError, PeerLost
+from moecli.parallel.config import ParallelConfig
+from moecli.parallel.world import World, begin_world, lost_peers
+from moecli.recipe.load import LoadedRecipe
+
+
+@contextmanager
+def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]]:
+    """The world, and the recipe as every process can read it. What is raised in the body is told by the first process, but for the loss
+    of another process: that is told by each that is left."""
+    loaded, problem = _tried(load)
+    device = "auto" if loaded is None else loaded.recipe.training.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    timeout_s = ParallelConfig().timeout_s if loaded is None else loaded.recipe.parallel.timeout_s
+    with launcher.told_once():
+        world = begin_world(device, seed=0 if loaded is None else loaded.recipe.seed, timeout_s=timeout_s)
+    # Not before all is said: the others wait for this goodbye of the first. Without one torch's threads abort the process at its end.
+    atexit.register(world.end)
+    try:
+        with lost_peers():
+            with world.together():
+                if problem is not None:
+                    raise problem
+            assert loaded is not None
+            yield world, loaded
+    except PeerLost:
+        raise
+    except MoecliError as error:
+        if world.is_first:
+            raise
+        world.outlive_first()
+        raise Stopped(error.exit_code) from error
+
+
+def _tried(load: Callable[[], LoadedRecipe]) -> tuple[LoadedRecipe | None, MoecliError | None]:
+    try:
+        return load(), None
+    except MoecliError as error:
+        return None, error
