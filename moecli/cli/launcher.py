@@ -28,6 +28,11 @@ def is_first_here() -> bool:
     return num_processes() == 1 or _number("LOCAL_RANK", 0) == 0
 
 
+def has_restarted() -> bool:
+    """Whether the launcher has started all processes again after one was lost, with the same command line (torchrun --max-restarts)."""
+    return num_processes() > 1 and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
 @contextmanager
 def told_once() -> Iterator[None]:
     """A user error that every process finds before they have met is told once on each machine."""

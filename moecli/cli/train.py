@@ -58,7 +58,7 @@ def train_command(
         from moecli.cli.train_world import met
 
         with met(lambda: load_recipe(recipe, overrides or [])) as (world, loaded):
-            _train(loaded, out, resume, as_json, world)
+            _train(loaded, out, resume or launcher.has_restarted(), as_json, world)
         return
     loaded = load_recipe(recipe, overrides or [])
     if dry_run or profile:

@@ -6,6 +6,7 @@ Knows when the processes have met. Must not know how training works.
 from __future__ import annotations
 
 import atexit
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,7 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
     with launcher.told_once():
         world = begin_world(device, seed=0 if loaded is None else loaded.recipe.seed, timeout_s=timeout_s)
     # Not before all is said: the others wait for this goodbye of the first. Without one torch's threads abort the process at its end.
-    atexit.register(world.end)
+    atexit.register(_say_goodbye, world)
     try:
         with lost_peers():
             with world.together():
@@ -46,6 +47,12 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
             raise
         world.outlive_first()
         raise Stopped(error.exit_code) from error
+
+
+def _say_goodbye(world: World) -> None:
+    # A launcher that ends all processes, since one was lost, ends this one here without a word: all is said.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    world.end()
 
 
 def _tried(load: Callable[[], LoadedRecipe]) -> tuple[LoadedRecipe | None, MoecliError | None]:

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from moecli.errors import MachineError, MoecliError, PeerLost, RecipeError
 
@@ -172,7 +174,11 @@ def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: 
     _check_size(size, expert)
     device = _device(device_type, local_rank)
     with _rendezvous_errors(size, timeout_s):
-        dist.init_process_group(BACKENDS[device_type], rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+        timeout = timedelta(seconds=timeout_s)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+        # After a restart torchrun's store has the addresses of the processes that are gone.
+        attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(BACKENDS[device_type], store=attempt, rank=rank, world_size=size, timeout=timeout)
         mesh = _grid(device_type, size, expert)
     return World(rank, size, local_rank, device, seed, mesh)
 
