@@ -6,7 +6,6 @@ Knows torch's fully_shard, the model's blocks and the world's grid. Must not kno
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -18,6 +17,7 @@ from moecli.model.skeleton import skeleton
 from moecli.moe.layers import SparseMoE
 from moecli.parallel.config import ParallelConfig
 from moecli.parallel.expert_parallel import ExpertParallel
+from moecli.parallel.plan_units import shard_dim
 from moecli.parallel.whole_state import place_tensors
 from moecli.parallel.world import World
 
@@ -57,7 +57,12 @@ def _shard(model: GPT, world: World, *, replicates: bool) -> None:
 def _fully_shard(module: nn.Module, mesh: DeviceMesh, *, replicates: bool) -> None:
     # What is whole on every process needs no fetching: it stays between forward and backward.
     reshards = False if replicates else None
-    fully_shard(module, mesh=mesh, reshard_after_forward=reshards, shard_placement_fn=_placement(mesh.size(-1)))
+    num_shards = mesh.size(-1)
+
+    def placement(parameter: nn.Parameter) -> Shard:
+        return Shard(shard_dim(parameter.shape, num_shards))
+
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshards, shard_placement_fn=placement)
 
 
 def _meshes(world: World, *, replicates: bool) -> tuple[DeviceMesh, DeviceMesh]:
@@ -68,13 +73,3 @@ def _meshes(world: World, *, replicates: bool) -> tuple[DeviceMesh, DeviceMesh]:
     whole = init_device_mesh(device_type, (size, 1), mesh_dim_names=("world", "shard"))
     grid = init_device_mesh(device_type, (size // expert, expert, 1), mesh_dim_names=("data", "expert", "shard"))
     return whole, grid["data", "shard"]
-
-
-def _placement(num_shards: int) -> Callable[[nn.Parameter], Shard]:
-    """Cuts a parameter along the first dimension that gives even shards. 8 stacked experts on 64 processes would leave 56 with nothing."""
-
-    def placement(parameter: nn.Parameter) -> Shard:
-        even = [dim for dim, length in enumerate(parameter.shape) if length % num_shards == 0]
-        return Shard(even[0] if even else 0)
-
-    return placement
