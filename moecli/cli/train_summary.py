@@ -9,7 +9,7 @@ from rich.console import Console
 
 from moecli.cli.load_view import load_table, print_heatmap
 from moecli.cli.train_progress import quality_text
-from moecli.cli.words import big_number, token_word
+from moecli.cli.words import big_number, num_bytes, token_word
 from moecli.recipe.leak_notes import leak_notes
 from moecli.workflows.train_result import TrainResult
 
@@ -21,6 +21,8 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, "")
     _say(console, f"{result.steps:,} steps, {big_number(result.tokens)} tokens{speed}; {result.wall_s:.0f} s in all")
     _say(console, f"validation: {quality_text(evaluation)} over {evaluation.tokens:,} {token_word(evaluation.is_masked)}s")
+    if result.communication is not None:
+        _say(console, communication_text(result.communication))
     if result.num_rewinds:
         factor = result.recipe.training.rewind_factor**result.num_rewinds
         times = f"{result.num_rewinds} time{'s' * (result.num_rewinds > 1)}"
@@ -39,6 +41,16 @@ def print_summary(console: Console, result: TrainResult) -> None:
     _say(console, f"next: moecli eval {result.run_dir}")
     if result.load.layers:
         _say(console, f"      moecli route-stats {result.run_dir}")
+
+
+def communication_text(means: dict[str, float]) -> str:
+    """What several processes exchanged."""
+    text = f"{means['processes']:.0f} processes: each handed over {num_bytes(round(means['communication_bytes']))} per step"
+    if "communication_share" in means:
+        text += f", which was under way for {means['communication_share']:.1%} of the time"
+    if "process_max_violation" in means:
+        text += f"; the fullest ran {means['process_max_violation']:.0%} more assignments than the mean"
+    return text
 
 
 def _say(console: Console, text: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,15 @@ class KindTraffic:
     call that is done, and none is timed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Underway:
+    """A call whose end nobody tells."""
+
+    kind: KindTraffic
+    work: dist.Work
+    started: float
+
+
 class Traffic(TorchDispatchMode):
     """Counts what passes while it is active, backward passes included.
 
@@ -51,9 +61,27 @@ class Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.kinds = {kind: KindTraffic() for kind, _ in OPERATORS.values()}
+        self._intervals: list[tuple[float, float]] = []
+        self._underway: list[_Underway] = []
         self._lock = threading.Lock()
 
+    @property
+    def bytes(self) -> int:
+        """Of all kinds."""
+        return sum(kind.bytes for kind in self.kinds.values())
+
+    @property
+    def seconds(self) -> float:
+        """In which at least one of the timed calls was under way, whether something was computed meanwhile or not."""
+        with self._lock:
+            return seconds_covered(self._intervals)
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._look_again(is_over=True)
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._look_again()
         started = time.perf_counter()
         result = function(*args, **(kwargs or {}))
         operator = OPERATORS.get(function._schema.name)
@@ -67,17 +95,33 @@ class Traffic(TorchDispatchMode):
         return result
 
     def _time(self, kind: KindTraffic, result: Any, started: float) -> None:
-        """Notes the seconds when the collective is done, where its backend says when that is."""
-
-        def note(future: Any) -> None:
-            seconds = time.perf_counter() - started
-            with self._lock:  # called by the backend's thread
-                kind.timed_calls += 1
-                kind.seconds += seconds
-
+        """Notes when the collective is done, or remembers to look."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.ScriptObject):
+                work = dist.Work.unbox(leaf)
                 try:
-                    dist.Work.unbox(leaf).get_future().add_done_callback(note)
+                    work.get_future().add_done_callback(lambda _: self._done(kind, started))  # called by the backend's thread
                 except RuntimeError:  # gloo's reduce-scatter has no future
-                    return
+                    self._underway.append(_Underway(kind, work, started))
+
+    def _look_again(self, *, is_over: bool = False) -> None:
+        """Notes the calls that have ended since the last operation: up to the length of one operation too late."""
+        for call in [call for call in self._underway if is_over or call.work.is_completed()]:
+            self._underway.remove(call)
+            self._done(call.kind, call.started)
+
+    def _done(self, kind: KindTraffic, started: float) -> None:
+        ended = time.perf_counter()
+        with self._lock:
+            kind.timed_calls += 1
+            kind.seconds += ended - started
+            self._intervals.append((started, ended))
+
+
+def seconds_covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """In at least one of the intervals (begin, end)."""
+    total, last_end = 0.0, float("-inf")
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, last_end))
+        last_end = max(last_end, end)
+    return total

@@ -16,6 +16,7 @@ from moecli.reports import dense_comparison_tables, tables
 from moecli.reports.ablation import draw_ablation, draw_ablation_by_load
 from moecli.reports.checkpoints import draw_checkpoints
 from moecli.reports.coactivation import draw_coactivation
+from moecli.reports.communication import draw_communication
 from moecli.reports.comparison import draw_comparison
 from moecli.reports.consistency import draw_consistency
 from moecli.reports.csv_file import write_csv
@@ -119,6 +120,7 @@ REPORTS: dict[str, Report] = {
     "consistency": picture(draw_consistency, has("consistency")),
     "dropped": picture(draw_dropped, anything_dropped),
     "training": picture(draw_training, has("training")),
+    "communication": picture(draw_communication, has("communication")),
     "checkpoints": picture(draw_checkpoints, has("checkpoints")),
     "saturation": picture(draw_saturation, has("saturation")),
     "ablation": picture(draw_ablation, has("ablation")),
@@ -135,6 +137,7 @@ REPORTS: dict[str, Report] = {
     "transitions.csv": table(tables.transitions, "paths"),
     "consistency.csv": table(tables.consistency, "consistency"),
     "training.csv": table(tables.training, "training"),
+    "communication.csv": table(tables.communication, "communication"),
     "checkpoints.csv": table(tables.checkpoints, "checkpoints"),
     "checkpoints-load.csv": table(tables.checkpoints_load, "checkpoints"),
     "saturation.csv": table(tables.saturation, "saturation"),

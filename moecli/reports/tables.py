@@ -105,9 +105,17 @@ def consistency(report: Content) -> Iterator[Row]:
 
 
 def training(report: Content) -> Iterator[Row]:
-    columns = {"step": "steps"} | {key: key for key in ("load_cv", "max_violation", "dropped_fraction", "dead_experts")}
-    for figures in zip(*(report["training"][key] for key in columns.values()), strict=True):
-        yield dict(zip(columns, figures, strict=True))
+    return _by_step(report["training"], ("load_cv", "max_violation", "dropped_fraction", "dead_experts"))
+
+
+def communication(report: Content) -> Iterator[Row]:
+    columns = ("processes", "communication_bytes", "communication_share", "process_max_violation")
+    return _by_step(report["communication"], columns)
+
+
+def _by_step(part: Content, columns: tuple[str, ...]) -> Iterator[Row]:
+    for figures in zip(*(part[key] for key in ("steps", *columns)), strict=True):
+        yield dict(zip(("step", *columns), figures, strict=True))
 
 
 def checkpoints(report: Content) -> Iterator[Row]:

@@ -57,7 +57,7 @@ def run_loop(trainer: Trainer, first_step: int, validate_every: int, hooks: Hook
         is_saved = is_last or _is_due(done, config.checkpoint_every)
         is_validated = _is_due(done, validate_every) and not is_last
         started = time.perf_counter()
-        result = trainer.step(step)
+        result = trainer.watched_step(step) if is_logged else trainer.step(step)
         unchecked.append(result)
         # Reading numbers waits for the device, so that what was timed is done. Nothing is saved or validated unseen.
         if is_logged or is_saved or is_validated:

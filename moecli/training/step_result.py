@@ -1,7 +1,7 @@
 """What one optimizer step did.
 
 Knows losses and loads. Must not know how the step was made.
-Shape letters beyond moe/routing.py: L layers that route.
+Shape letters beyond moe/routing.py: L layers that route, W processes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class StepSums:
     """The sum of each layer's router logits and weights: not finite where one of them is not."""
     moved_L: Tensor | None
     """int64, assignments that ran on another expert than they chose."""
+    process_rows_LW: Tensor | None = None
+    """int64, assignments that each process's experts ran; None where every process has all experts."""
 
     @classmethod
     def of_micro_batch(cls, losses: Losses, records: Sequence[RoutingRecord]) -> StepSums:
@@ -67,11 +69,30 @@ class StepSums:
             (losses,) = world.add_up([losses])
             return StepSums(self._named(losses / world.size), None, None, None, None)
         losses, router_sum_L = world.add_up([losses, self.router_sum_L])
-        chosen_load_LE, load_LE, moved_L = world.add_up([self.chosen_load_LE, self.load_LE, self.moved_L])
-        return StepSums(self._named(losses / world.size), chosen_load_LE, load_LE, router_sum_L, moved_L)
+        counts = [self.chosen_load_LE, self.load_LE, self.moved_L, _rows_by_process(self.load_LE, world)]
+        chosen_load_LE, load_LE, moved_L, rows_LW = world.add_up(counts)
+        return StepSums(
+            self._named(losses / world.size), chosen_load_LE, load_LE, router_sum_L, moved_L, rows_LW if world.expert > 1 else None
+        )
 
     def _named(self, losses: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.losses, losses.unbind(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Communication:
+    """What the processes of a world exchanged in a step."""
+
+    num_processes: int
+    bytes: Tensor
+    """Handed over to collectives, the mean over processes."""
+    share: Tensor | None
+    """Of the step's seconds, while a collective was under way, the mean over processes: sending, and waiting for a slower process. None on
+    accelerators, where it is not measured."""
+
+    def figures(self) -> dict[str, float]:
+        figures = {"processes": self.num_processes, "communication_bytes": self.bytes.item()}
+        return figures if self.share is None else figures | {"communication_share": self.share.item()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +108,17 @@ class StepResult:
     learning_rate: float
     routed_layers: tuple[int, ...]
     """The number of each of the L layers in the model."""
+    communication: Communication | None = None
+    """Of a world, if the step was watched."""
 
     def figures(self) -> dict[str, float]:
         """The step as plain numbers. Losses are means over micro-batches, load figures over layers, dead experts the sum."""
         figures = {name: loss.item() / self.num_micro_batches for name, loss in self.sums.losses.items()}
         figures |= {"grad_norm": self.grad_norm.item(), "learning_rate": self.learning_rate}
+        if self.communication is not None:
+            figures |= self.communication.figures()
+        if self.sums.process_rows_LW is not None:
+            figures["process_max_violation"] = max_violation(self.sums.process_rows_LW.cpu()).mean().item()
         if self.sums.load_LE is None or self.sums.chosen_load_LE is None or self.sums.moved_L is None:
             return figures
         chosen_load_LE, load_LE, moved_L = self.sums.chosen_load_LE.cpu(), self.sums.load_LE.cpu(), self.sums.moved_L.cpu()
@@ -124,6 +151,14 @@ class StepResult:
 
 def _sum_of_router(routing: Routing) -> Tensor:
     return routing.logits_TE.detach().sum() + routing.weights_A.detach().sum()
+
+
+def _rows_by_process(load_LE: Tensor, world: World) -> Tensor:
+    """int64 [L, W]: how many assignments of this process ran on each, which are all of its expert group."""
+    rows_LW = load_LE.new_zeros(len(load_LE), world.size)
+    first = world.rank - world.expert_rank
+    rows_LW[:, first : first + world.expert] = load_LE.view(len(load_LE), world.expert, -1).sum(-1)
+    return rows_LW
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -6,7 +6,9 @@ Shape letters beyond moe/routing.py: L layers that route.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -24,12 +26,13 @@ from moecli.parallel.balance import sums_over_ranks
 from moecli.parallel.fit import check_fits
 from moecli.parallel.gradients import clip_gradients, finish_gradients, reduce_over_replicas
 from moecli.parallel.rank_batches import RankBatches
+from moecli.parallel.traffic import Traffic
 from moecli.parallel.world import World
 from moecli.training.config import TrainingConfig
 from moecli.training.freezing import freeze
 from moecli.training.objective import Losses, layer_sums, training_losses
 from moecli.training.optimizer import build_adamw
-from moecli.training.step_result import StepResult, StepSums
+from moecli.training.step_result import Communication, StepResult, StepSums
 
 
 class Batches(Protocol):
@@ -87,6 +90,15 @@ class Trainer:
         if bias_update is not None and sums.chosen_load_LE is not None:
             _update_biases(routed.values(), sums.chosen_load_LE, bias_update)
         return StepResult(step, sums, num_micro_batches, grad_norm, learning_rate, tuple(routed))
+
+    def watched_step(self, step: int) -> StepResult:
+        """`step`, which of a world also tells what was exchanged. Watching makes every operation a little slower."""
+        if self.world is None:
+            return self.step(step)
+        started = time.perf_counter()
+        with Traffic() as traffic:
+            result = self.step(step)
+        return replace(result, communication=_communication(traffic, time.perf_counter() - started, self.world))
 
     def _gradients(self, micro_batches: Sequence[int]) -> StepSums:
         """Leaves the gradient of a step with the parameters, added up over micro-batches and processes."""
@@ -155,6 +167,12 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         return learning_rate
+
+
+def _communication(traffic: Traffic, seconds: float, world: World) -> Communication:
+    own = torch.tensor([traffic.bytes, traffic.seconds / seconds], dtype=torch.float64).to(world.device, non_blocking=True)
+    mean_bytes, mean_share = world.add_up([own])[0] / world.size
+    return Communication(world.size, mean_bytes, mean_share if world.device.type == "cpu" else None)
 
 
 def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config: BiasUpdateConfig) -> None:

@@ -15,24 +15,32 @@ from moecli.model.gpt import GPT
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.run_dir import RunDir, step_of
 
-CURVES = ("load_cv", "max_violation", "dropped_fraction", "dead_experts")
+LOAD_CURVES = ("load_cv", "max_violation", "dropped_fraction", "dead_experts")
+COMMUNICATION_CURVES = ("processes", "communication_bytes", "communication_share", "process_max_violation")
 
 
-def training_curves(run: RunDir) -> dict[str, list[Any]] | None:
-    """The load figures of training steps, as metrics.jsonl has them; None where it has none.
+Curves = dict[str, list[Any]]
+
+
+def training_curves(run: RunDir) -> tuple[Curves | None, Curves | None]:
+    """Of training steps, as metrics.jsonl has them: the load figures, and what several processes exchanged. None where it has none.
 
     Raises:
         RunError: a line is damaged.
     """
-    lines = [line for line in read_metrics(run.metrics) if "load_cv" in line]
-    if not lines:
-        return None
+    lines = list(read_metrics(run.metrics))
     for line in lines:
-        wrong = [curve for curve in CURVES if not isinstance(line.get(curve, 0), int | float)]
+        wrong = [curve for curve in LOAD_CURVES + COMMUNICATION_CURVES if not isinstance(line.get(curve, 0), int | float)]
         if wrong:
             what = f"{wrong[0]} of step {line['step']} is no number"
             raise RunError(what, where=str(run.metrics), next_step="remove the line")
-    return {"steps": [line["step"] for line in lines]} | {curve: [line.get(curve) for line in lines] for curve in CURVES}
+    return _curves(lines, LOAD_CURVES), _curves(lines, COMMUNICATION_CURVES)
+
+
+def _curves(lines: list[dict[str, Any]], names: tuple[str, ...]) -> Curves | None:
+    """Of the lines that have the first of them."""
+    having = [line for line in lines if names[0] in line]
+    return {"steps": [line["step"] for line in having]} | {name: [line.get(name) for line in having] for name in names} if having else None
 
 
 def earlier_checkpoints(run: RunDir, last: Path) -> Iterator[tuple[int, Path]]:

@@ -173,10 +173,10 @@ def _over_training(
     subject: RoutingSubject, sample: RoutingSample, load: LoadReport, options: StatsOptions, listener: Listener
 ) -> dict[str, Any]:
     if subject.run is None:
-        return {"training": None, "checkpoints": [], "saturation": []}
-    curves = training_curves(subject.run)
+        return {"training": None, "communication": None, "checkpoints": [], "saturation": []}
+    load_curves, communication = training_curves(subject.run)
     if not options.over_training:
-        return {"training": curves, "checkpoints": [], "saturation": []}
+        return {"training": load_curves, "communication": communication, "checkpoints": [], "saturation": []}
     last = subject.model
     assert isinstance(last, GPT)
     passes: list[tuple[int, Path, LoadReport, RoutingSample]] = []
@@ -188,7 +188,8 @@ def _over_training(
         passes.append((step, checkpoint, earlier_load, earlier_sample))
     passes.append((step_of(subject.checkpoint) or 0, subject.checkpoint, load, sample))
     return {
-        "training": curves,
+        "training": load_curves,
+        "communication": communication,
         "checkpoints": [
             {"step": step, "checkpoint": str(checkpoint), "mean": one.mean(), "layers": one.to_json()["layers"]}
             for step, checkpoint, one, _ in passes

@@ -40,7 +40,7 @@ from moecli.workflows.run_dir import RunDir, created, write_atomically, writing
 from moecli.workflows.run_path import begun_later, find_run, new_run_path
 from moecli.workflows.sole_use import check_not_in_use, sole_use
 from moecli.workflows.train_job import TrainJob
-from moecli.workflows.train_result import TrainResult
+from moecli.workflows.train_result import TrainResult, communication_means
 
 OTHER_TRAINING = "another training"
 
@@ -85,6 +85,7 @@ def _train(
         listener(Stage("final evaluation"))
         evaluation, load, files = job.finish()
         tokens_per_step = recipe.training.batch_size * recipe.data.seq_len
+        lines = on_first(world, lambda: job.metric_log.lines())
         result = TrainResult(
             run_dir=run.path,
             checkpoint=run.latest.resolve(),
@@ -96,7 +97,8 @@ def _train(
             plan=plan,
             load=load,
             num_rewinds=job.trainer.num_rewinds,
-            warnings=on_first(world, lambda: [line["warning"] for line in job.metric_log.lines() if "warning" in line]),
+            warnings=[line["warning"] for line in lines if "warning" in line],
+            communication=communication_means(lines, last_begin),
             files=files,
             recipe=recipe,
         )

@@ -5,6 +5,8 @@ Knows how it is told in JSON. Must not know how it was trained.
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ class TrainResult:
     """How often numbers were not finite and the training went back to a checkpoint."""
     warnings: list[str]
     """What looked wrong on the way, each kind once."""
+    communication: dict[str, float] | None
+    """Of several processes: see `communication_means`."""
     files: list[Path]
     recipe: Recipe
 
@@ -55,7 +59,21 @@ class TrainResult:
             "flops_per_token": self.plan.cost.train_flops_per_token,
             "rewinds": self.num_rewinds,
             "warnings": self.warnings,
+            "communication": self.communication,
             **leaks_json(self.recipe),
             "load": self.load.to_json(),
             "files": [str(path) for path in self.files],
         }
+
+
+def communication_means(lines: Iterable[dict[str, Any]], first_step: int) -> dict[str, float] | None:
+    """What several processes exchanged in a step, the mean over the logged ones after `first_step`, by the keys of metrics.jsonl.
+
+    None where there was one process. The share is missing on accelerators, MaxVio of processes where each has all experts.
+    """
+    watched = [line for line in lines if "processes" in line and line["step"] > first_step]
+    if not watched:
+        return None
+    keys = ("communication_bytes", "communication_share", "process_max_violation")
+    means = {key: statistics.fmean(line[key] for line in watched) for key in keys if key in watched[0]}
+    return {"processes": watched[-1]["processes"]} | means

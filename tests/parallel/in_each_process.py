@@ -23,6 +23,7 @@ from moecli.parallel.traffic import Traffic
 from moecli.parallel.whole_state import whole_model
 from moecli.parallel.world import World
 from moecli.training.state import load_state, training_state, write_state
+from moecli.training.step_result import StepResult
 from tests.parallel.trainings import CASES, LAYOUTS, MLP, NOISY, Case, Curve, build_trainer, train
 from tests.parallel.world_of_processes import with_expert_degree
 
@@ -40,6 +41,7 @@ def of_two(world: World, folder: Path) -> dict[str, Any]:
         "layers": {name: layer_results(world, expert_ids) for name, expert_ids in CHOICES.items()},
         "traffic": traffic_of_a_layer(world),
         "step_traffic": {name: traffic_of_a_step(world, *what) for name, what in STEPS_TO_WATCH.items()},
+        "watched": {name: watched_step(world, *STEPS_TO_WATCH[name]) for name in ("shard", "expert")},
         "saved": save_and_go_on(world, folder / CHECKPOINT, "expert"),
         "resumed": resume(world, folder / CHECKPOINT, "shard"),
         "unreadable": unreadable(world, folder / "nowhere"),
@@ -54,6 +56,7 @@ def of_four(world: World, folder: Path) -> dict[str, Any]:
     return {
         "curves": curves(world, ("expert", "expert-shard", "expert-4")),
         "recomputed": train(build_trainer(recomputing, world, LAYOUTS["expert-shard"]), last=5),
+        "watched": watched_step(world, "expert", {}),
         "saved": save_and_go_on(world, folder / CHECKPOINT, "expert-4"),
         "resumed": resume(world, folder / CHECKPOINT, "expert-shard"),
     }
@@ -150,6 +153,13 @@ def traffic_of_a_step(world: World, layout: str, options: dict[str, Any]) -> dic
     with Traffic() as traffic:
         trainer.step(1)
     return {name: dataclasses.asdict(kind) for name, kind in traffic.kinds.items()}
+
+
+def watched_step(world: World, layout: str, options: dict[str, Any]) -> StepResult:
+    """The same step, as it tells of itself."""
+    trainer = build_trainer(_with(CASES["topk"], **options), world, LAYOUTS[layout])
+    trainer.step(0)
+    return trainer.watched_step(1)
 
 
 RESUMED_CASE = CASES["sigmoid-bias-shared"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moecli.parallel.traffic import seconds_covered
 from tests.parallel.in_each_process import D_MODEL, NUM_EXPERTS, NUM_TOKENS, TOP_K
 from tests.parallel.trainings import CASES, build_trainer
 
@@ -24,9 +25,55 @@ def test_the_bytes_of_a_layer_are_those_counted_by_hand(two, dtype, itemsize):
 
 
 def test_the_seconds_of_each_call_are_taken(two):
-    counted = two.returned[0]["traffic"][torch.float32]["all_to_all"]
-    assert counted["timed_calls"] == counted["calls"]
-    assert 0 < counted["seconds"] < 10
+    of_layer = two.returned[0]["traffic"][torch.float32]["all_to_all"]
+    for counted in (of_layer, *two.returned[0]["step_traffic"]["shard"].values()):  # a reduce-scatter among them, whose end nobody tells
+        assert counted["timed_calls"] == counted["calls"]
+        assert 0 <= counted["seconds"] < 10
+    assert of_layer["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        ([], 0.0),
+        ([(1.0, 3.0)], 2.0),
+        ([(5.0, 6.0), (1.0, 3.0)], 3.0),  # apart, in any order: 1 + 2
+        ([(1.0, 3.0), (2.0, 4.5)], 3.5),  # overlapping: 1 to 4.5
+        ([(1.0, 9.0), (2.0, 3.0), (4.0, 5.0)], 8.0),  # within another
+        ([(1.0, 2.0), (2.0, 4.0)], 3.0),  # one after the other
+    ],
+)
+def test_seconds_under_way_count_once(intervals, expected):
+    assert seconds_covered(intervals) == expected
+
+
+@pytest.mark.parametrize("name", ["shard", "expert"])
+def test_a_watched_step_tells_the_mean_over_processes(two, name):
+    handed = sum(kind["bytes"] for returned in two.returned for kind in returned["step_traffic"][name].values())
+    told = [returned["watched"][name].figures() for returned in two.returned]
+    assert [figures["communication_bytes"] for figures in told] == [handed / 2] * 2
+    assert [figures["processes"] for figures in told] == [2, 2]
+    assert told[0]["communication_share"] == told[1]["communication_share"]
+    assert 0 < told[0]["communication_share"] <= 1
+
+
+def test_the_rows_of_a_process_are_the_load_of_its_experts(two):
+    # Experts 0 and 1 of 4 live on process 0. Of 192 assignments a layer, MaxVio is (most - 96) / 96.
+    result = two.returned[0]["watched"]["expert"]
+    rows_LW = result.sums.load_LE.view(2, 2, 2).sum(-1)
+    assert result.sums.process_rows_LW.equal(rows_LW)
+    assert result.figures()["process_max_violation"] == pytest.approx(((rows_LW.amax(1) - 96) / 96).mean().item())
+    assert two.returned[0]["watched"]["shard"].sums.process_rows_LW is None
+
+
+@pytest.mark.slow
+def test_the_rows_of_two_groups_are_counted_apart(four):
+    # Processes 0 and 1 are a group of the first 4 sequences, 2 and 3 one of the others: 96 assignments a layer each.
+    for returned in four.returned:
+        rows_LW = returned["watched"].sums.process_rows_LW
+        assert rows_LW.view(2, 2, 2).sum(-1).tolist() == [[96, 96], [96, 96]]
+        assert (rows_LW[:, :2] + rows_LW[:, 2:]).equal(returned["watched"].sums.load_LE.view(2, 2, 2).sum(-1))
+        assert not rows_LW[:, :2].equal(rows_LW[:, 2:])
 
 
 def bytes_of_two(two, step: str, kind: str) -> int:
@@ -57,9 +104,10 @@ def test_shards_are_fetched_before_each_pass_and_gradients_given_away_once(two):
 
 def test_replicas_add_up_their_gradients_once_a_step(two):
     # Beside the gradient each process hands over, in float32 and int64: sums for the balance loss of 2 layers of 4 experts, 3 of each;
-    # 3 losses and 2 sums of routers; 2 loads of 2 layers of 4 experts, and what was moved in 2 layers; 1 square of the norm.
+    # 3 losses and 2 sums of routers; 2 loads of 2 layers of 4 experts, and in 2 layers what was moved and what each of 2 processes ran;
+    # 1 square of the norm.
     blocks, rest = num_params()
-    words = 4 * (2 * 4 * 3) + 4 * (3 + 2) + 8 * (2 * 2 * 4 + 2) + 4
+    words = 4 * (2 * 4 * 3) + 4 * (3 + 2) + 8 * (2 * 2 * 4 + 2 + 2 * 2) + 4
     assert bytes_of_two(two, "replicate", "all_reduce") == 2 * (4 * (blocks + rest) + words)
     accumulated = bytes_of_two(two, "replicate-accumulated", "all_reduce")
     assert accumulated == 2 * (4 * (blocks + rest) + words + 4 * (2 * 4 * 3)), "the second micro-batch has sums of its own"

@@ -47,6 +47,10 @@ def report_content(num_layers: int = 3, num_experts: int = 8, *, top_k: int = 2,
             "steps": [10, 20, 30], "load_cv": [0.9, 0.5, 0.3], "max_violation": [2.0, 1.0, 0.6], "dropped_fraction": [0.0, 0.0, 0.0],
             "dead_experts": [3, 1, 0],
         },
+        "communication": {
+            "steps": [10, 20, 30], "processes": [2, 2, 4], "communication_bytes": [6.2e6, 6.1e6, 4.0e6],
+            "communication_share": [0.21, 0.2, 0.35], "process_max_violation": [0.4, 0.1, 0.3],
+        },
         "checkpoints": [
             {
                 "step": step, "checkpoint": f"runs/first/checkpoints/step-{step}", "mean": {"cv_load": 0.3},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from moecli.reports.communication import draw_communication
 from moecli.reports.consistency import draw_consistency
 from moecli.reports.dropped import anything_dropped, draw_dropped
 from moecli.reports.saturation import draw_saturation
 from moecli.reports.training import draw_training
-from tests.reports.figures import drawn, panels
+from tests.reports.figures import drawn, panels, small_print
 from tests.reports.report_content import report_content
 
 
@@ -32,6 +33,23 @@ def test_a_curve_that_was_not_logged_says_so():
     report["training"]["dropped_fraction"] = [None, None, None]
     axes = panels(drawn(draw_training, report))
     assert [[text.get_text() for text in panel.texts] for panel in axes] == [[], [], ["not known"], []]
+
+
+def test_communication_has_a_curve_for_each_figure_and_says_how_many_processes():
+    sheet = drawn(draw_communication, report_content())
+    axes = panels(sheet)
+    steps = [10, 20, 30]
+    assert [lines(panel) for panel in axes] == [[(steps, [6.2e6, 6.1e6, 4.0e6])], [(steps, [0.21, 0.2, 0.35])], [(steps, [0.4, 0.1, 0.3])]]
+    assert "2, then 4 processes" in small_print(sheet)
+    sheet.canvas.draw()
+    assert [axes[0].yaxis.get_major_formatter()(value) for value in (0, 6.2e6)] == ["0 B", "6.2 MB"]
+
+
+def test_communication_on_an_accelerator_has_no_share():
+    report = report_content()
+    report["communication"]["communication_share"] = [None, None, None]
+    axes = panels(drawn(draw_communication, report))
+    assert [[text.get_text() for text in panel.texts] for panel in axes] == [[], ["not known"], []]
 
 
 def test_saturation_has_two_lines_for_each_layer():

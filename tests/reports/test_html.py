@@ -78,7 +78,11 @@ def without_parts() -> dict:
         "saturation": [],
         "notes": [],
     }
-    return report_content() | empty | {"paths": None, "training": None, "ablation": None, "text": {"layers": [1, 2, 3], "sequences": []}}
+    return (
+        report_content()
+        | empty
+        | {"paths": None, "training": None, "communication": None, "ablation": None, "text": {"layers": [1, 2, 3], "sequences": []}}
+    )
 
 
 def test_numbers_get_five_digits_and_what_is_no_number_becomes_none():

@@ -181,6 +181,7 @@ def test_flows_name_their_ends(opened):
 def test_a_chart_over_training_shows_the_nearest_step(opened):
     page = opened(report_content())
     assert page.point_at("#training-charts figure:first-child svg") == {"title": "step 20", "CV of load": "0.50"}
+    assert page.point_at("#communication-charts figure:first-child svg") == {"title": "step 20", "bytes": "6.1 MB"}
     assert page.point_at("#saturation-chart svg", position={"x": 70, "y": 10})["layer 1"] == "70.0 %"
     assert page.point_at("#consistency-chart svg")["found"] == "27.0 %"
 

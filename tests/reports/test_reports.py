@@ -16,6 +16,7 @@ from moecli.reports import COMPARISON_REPORTS, REPORTS, TRAINING_REPORTS, write_
 from moecli.reports.ablation import draw_ablation, draw_ablation_by_load
 from moecli.reports.checkpoints import draw_checkpoints
 from moecli.reports.coactivation import draw_coactivation
+from moecli.reports.communication import draw_communication
 from moecli.reports.comparison import draw_comparison
 from moecli.reports.consistency import draw_consistency
 from moecli.reports.dropped import draw_dropped
@@ -38,6 +39,7 @@ PICTURES = {
     "consistency": draw_consistency,
     "dropped": draw_dropped,
     "training": draw_training,
+    "communication": draw_communication,
     "checkpoints": draw_checkpoints,
     "saturation": draw_saturation,
     "ablation": draw_ablation,
@@ -106,7 +108,7 @@ def test_one_choice_per_token_has_no_coactivation():
 
 def test_parts_that_are_not_there_are_not_drawn(tmp_path):
     missing = {"specialisation": [], "vocabulary": [], "coactivation": [], "consistency": [], "checkpoints": [], "saturation": []}
-    report = report_content() | missing | {"paths": None, "training": None, "ablation": None, "position_starts": []}
+    report = report_content() | missing | {"paths": None, "training": None, "communication": None, "ablation": None, "position_starts": []}
     for layer in report["layers"]:
         layer["dropped_by_position"] = []
     assert write_reports(report, tmp_path) == ["report.html", "load.png", "load.svg", "layers.csv", "load.csv"]

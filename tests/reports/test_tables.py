@@ -110,6 +110,7 @@ def test_consistency_has_its_chance_beside_it(read):
 def test_what_goes_over_training_has_a_row_for_each_step(read):
     report = report_content(2, 2)
     assert [tuple(row.values()) for row in read("training.csv", report)][1] == ("20", "0.5", "1.0", "0.0", "1")
+    assert [tuple(row.values()) for row in read("communication.csv", report)][2] == ("30", "4", "4000000.0", "0.35", "0.3")
     assert [(row["step"], row["layer"]) for row in read("checkpoints.csv", report)] == [
         ("300", "1"),
         ("300", "2"),

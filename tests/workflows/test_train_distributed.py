@@ -57,11 +57,16 @@ def test_torchrun_trains_what_one_process_trains(tiny_recipe):
     ours, expected = (read_metrics(Path(run) / "metrics.jsonl") for run in ("two", "one"))
     assert [line["step"] for line in ours] == [line["step"] for line in expected]
     for line, expected_line in zip(ours, expected, strict=True):
-        assert line.keys() == expected_line.keys()
+        of_processes = {"processes", "communication_bytes", "communication_share", "process_max_violation"} if "loss" in line else set()
+        assert line.keys() == expected_line.keys() | of_processes
         for name in line.keys() & {"loss", "balance_loss", "z_loss", "grad_norm", "val_loss"}:
             assert line[name] == pytest.approx(expected_line[name], abs=1e-5), f"{name} of step {line['step']}"
         for name in line.keys() & {"tokens", "val_tokens", "learning_rate", "load_cv", "dropped_fraction", "dead_experts"}:
             assert line[name] == expected_line[name], f"{name} of step {line['step']}"
+    watched = [line for line in ours if "processes" in line]
+    for key in ("communication_bytes", "communication_share", "process_max_violation"):
+        assert result["communication"][key] == pytest.approx(sum(line[key] for line in watched) / len(watched))
+    assert alone.communication is None
     layers = [counted_load(layer) for layer in json.loads(Path("two/routing/load.json").read_text())["layers"]]
     assert layers == [counted_load(layer) for layer in alone.load.to_json()["layers"]]
     assert {path.name for path in Path("two").iterdir()} == {path.name for path in Path("one").iterdir()}

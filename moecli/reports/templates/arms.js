@@ -30,17 +30,6 @@ function sayOutside(host, names) {
   host.append(element("p", { class: "small" }, "Outside the picture, which fits the base and the arms that end near it: ", ...listed, "."));
 }
 
-function scaled(value, units, smallest) {
-  if (!isNumber(value)) return DASH;
-  const digits = (number) => written(number, { maximumSignificantDigits: 3 });
-  if (Math.abs(value) >= 999.5 * units[0][0]) return `${value.toExponential(2)}${smallest}`;
-  // What would be rounded up to 1,000 of a unit is 1 of the next.
-  const found = units.find(([size]) => Math.abs(value) >= 0.9995 * size);
-  return found ? `${digits(value / found[0])}${found[1]}` : `${digits(value)}${smallest}`;
-}
-
-const amount = (value) => scaled(value, [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]], "");
-const bytes = (value) => scaled(value, [[1e12, " TB"], [1e9, " GB"], [1e6, " MB"], [1e3, " kB"]], " B");
 const apart = (value) => signed(value, 4);
 const loss = (value) => fixed(value, 4);
 const ends = (range, show) => (range ? `${show(range[0])} to ${show(range[1])}` : DASH);

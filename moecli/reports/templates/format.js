@@ -29,6 +29,18 @@ function percent(value) {
 
 const shortPercent = (value) => (isNumber(value) ? `${short(value * 100)} %` : DASH);
 
+function scaled(value, units, smallest) {
+  if (!isNumber(value)) return DASH;
+  const digits = (number) => written(number, { maximumSignificantDigits: 3 });
+  if (Math.abs(value) >= 999.5 * units[0][0]) return `${value.toExponential(2)}${smallest}`;
+  // What would be rounded up to 1,000 of a unit is 1 of the next.
+  const found = units.find(([size]) => Math.abs(value) >= 0.9995 * size);
+  return found ? `${digits(value / found[0])}${found[1]}` : `${digits(value)}${smallest}`;
+}
+
+const amount = (value) => scaled(value, [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]], "");
+const bytes = (value) => scaled(value, [[1e12, " TB"], [1e9, " GB"], [1e6, " MB"], [1e3, " kB"]], " B");
+
 /** A factor; how far it is beyond a thousand says nothing more. */
 function times(value) {
   if (!isNumber(value)) return DASH;

@@ -1,5 +1,8 @@
 /* The frame that charts share: axes with round numbers, and the way from a number to a place in the picture. */
 
+/* How numbers beside an axis are written whose figures are written so. */
+const TICKS = new Map([[percent, shortPercent], [bytes, bytes]]);
+
 /** Round numbers that cover a range. */
 function ticksOver(low, high, count) {
   const rough = (high - low) / count || 1;
@@ -25,7 +28,7 @@ function drawFrame(host, name, x, y, height) {
   const yAt = (value) => edge.bottom - ((value - bottom) / (top - bottom)) * (edge.bottom - edge.top);
   const size = { width, height, viewBox: `0 0 ${width} ${height}` };
   const svg = shape("svg", { ...size, role: "img", "aria-label": name, class: "chart", tabindex: 0 });
-  const tickText = y.tick ?? (y.show === percent ? shortPercent : short);
+  const tickText = y.tick ?? TICKS.get(y.show) ?? short;
   for (const tick of yTicks) {
     svg.append(shape("line", { x1: edge.left, x2: edge.right, y1: yAt(tick), y2: yAt(tick), class: tick === bottom ? "base" : "rule" }));
     svg.append(shape("text", { x: edge.left - 8, y: yAt(tick), class: "tick end" }, tickText(tick)));

@@ -1,20 +1,22 @@
 /* How the routing changed: while the model was trained, and from checkpoint to checkpoint. */
 
 function showTraining() {
-  if (report.training) showRecord();
+  if (report.training) showRecord("training-charts", report.training, FIGURES_OF_TRAINING);
+  if (report.communication) showRecord("communication-charts", report.communication, FIGURES_OF_COMMUNICATION);
   if (report.checkpoints.length) showCheckpoints();
   if (report.saturation.length) showSaturation();
 }
 
-function showRecord() {
-  const hosts = FIGURES_OF_TRAINING.map(([key, name, show]) => {
+/** A chart for each figure. */
+function showRecord(place, record, figures) {
+  const hosts = figures.map(([key, name, show]) => {
     const chart = element("div");
-    byId("training-charts").append(element("figure", {}, element("figcaption", {}, name), chart));
+    byId(place).append(element("figure", {}, element("figcaption", {}, name), chart));
     return [key, name, show, chart];
   });
   for (const [key, name, show, host] of hosts) {
-    const series = [{ name, values: report.training[key], colour: HUES[4] }];
-    keepDrawn(host, () => drawLines(host, { name, xName: "step", x: report.training.steps, series, show, height: 190 }));
+    const series = [{ name, values: record[key], colour: HUES[4] }];
+    keepDrawn(host, () => drawLines(host, { name, xName: "step", x: record.steps, series, show, height: 190 }));
   }
 }
 
@@ -23,6 +25,12 @@ const FIGURES_OF_TRAINING = [
   ["max_violation", "MaxVio", (value) => fixed(value, 2)],
   ["dropped_fraction", "dropped", percent],
   ["dead_experts", "dead experts", short],
+];
+
+const FIGURES_OF_COMMUNICATION = [
+  ["communication_bytes", "bytes", bytes],
+  ["communication_share", "share of the step", percent],
+  ["process_max_violation", "MaxVio of processes", (value) => fixed(value, 2)],
 ];
 
 /** One figure of all layers, and its mean where that is known, over the checkpoints. */
