@@ -6,6 +6,8 @@ Shape letters: see routing.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,12 +45,17 @@ class Experts(nn.Module):
     def params_per_expert(self) -> int:
         return self.in_proj[0].numel() + self.out_proj[0].numel()
 
-    def forward(self, x_TD: Tensor, queues: ExpertQueues) -> Tensor:
-        """[T, D] -> [T, D]. A token without any assignment gets zeros."""
+    def forward(self, x_TD: Tensor, queues: ExpertQueues, beside: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """[T, D] -> [T, D]. A token without any assignment gets zeros.
+
+        Args:
+            beside: what is added for every token, as function of x_TD. Experts on other processes have it computed while tokens travel.
+        """
         # With fewer assignments than experts, as in generation, a grouped product would cast the weights of idle experts.
         has_work_for_all = len(queues.token_ids_A) >= self.num_experts
         run = run_grouped if has_work_for_all and can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
-        return run(x_TD, queues, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
+        y_TD = run(x_TD, queues, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
+        return y_TD if beside is None else y_TD + beside(x_TD)
 
     def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
         """Every expert on every token, [T, D] -> [T, D]: one wide network whose hidden state is weighted expert by expert."""

@@ -135,10 +135,8 @@ class SparseMoE(FeedForward):
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, RoutingRecord]:
         queues, record = self._dispatch(self.router(x_BSD, tokens))
-        y_BSD = self.experts(x_BSD.flatten(0, 1), queues).view_as(x_BSD)
-        if self.shared is not None:
-            y_BSD = y_BSD + self._shared_output(x_BSD, self.shared)
-        return y_BSD, record
+        y_TD = self.experts(x_BSD.flatten(0, 1), queues, beside=None if self.shared is None else self._shared_output)
+        return y_TD.view_as(x_BSD), record
 
     def _dispatch(self, routing: Routing) -> tuple[ExpertQueues, RoutingRecord]:
         if self.capacity is None:
@@ -146,8 +144,9 @@ class SparseMoE(FeedForward):
         factor = self.capacity.factor if self.training else self.capacity.eval_factor
         return dispatch_dropless(routing) if factor is None else dispatch_with_capacity(routing, self.capacity, factor)
 
-    def _shared_output(self, x_BSD: Tensor, shared: MLP) -> Tensor:
-        shared_BSD, _ = shared(x_BSD)
+    def _shared_output(self, x_TD: Tensor) -> Tensor:
+        assert self.shared is not None
+        shared_TD, _ = self.shared(x_TD)
         if self.shared_gate is None:
-            return shared_BSD
-        return F.sigmoid(self.shared_gate(x_BSD)) * shared_BSD
+            return shared_TD
+        return F.sigmoid(self.shared_gate(x_TD)) * shared_TD

@@ -6,7 +6,8 @@ module nothing can tell where an expert lives. Shape letters: see moe/routing.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from moecli.moe.experts import Experts, compute_dtype
 class ExpertParallel(Experts):
     """Takes the place of a layer's experts: has the stacked weights of L of them, x * L to (x + 1) * L, under the same names.
 
-    1. Dispatch has sorted the assignments by expert, which is by process too: their rows are sent as they lie.
+    1. Dispatch has sorted the assignments by expert, which is by process too: their rows are sent as they lie. While they travel, what is
+       computed beside the routed experts (shared ones) is.
     2. The rows that come, from each process sorted by expert, are queues for the experts that live here.
     3. The outputs go back the same way, and each is weighed and added to its token where the token lives.
 
@@ -45,17 +47,19 @@ class ExpertParallel(Experts):
         """E: of all processes."""
         return self.in_proj.shape[0] * self._group.size()
 
-    def forward(self, x_TD: Tensor, queues: ExpertQueues) -> Tensor:
+    def forward(self, x_TD: Tensor, queues: ExpertQueues, beside: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """[T, D] -> [T, D] in float32. A token without any assignment gets zeros. All processes of the group have to call it."""
         dtype = compute_dtype(x_TD)
         counts_XL = self._exchange_counts(queues.load_E)
         sent_X, received_X = torch.stack((queues.load_E.view(self._group.size(), -1).sum(1), counts_XL.sum(1))).tolist()
-        x_AD = x_TD.index_select(0, queues.token_ids_A).to(dtype)
-        x_RD = AllToAll.apply(x_AD, sent_X, received_X, self._group)
+        out, back = Exchange(sent_X, received_X, self._group), Exchange(received_X, sent_X, self._group)
+        travelling_RD = Send.apply(x_TD.index_select(0, queues.token_ids_A).to(dtype), out)
+        beside_TD = None if beside is None else beside(x_TD)
+        x_RD = Arrive.apply(travelling_RD, out)
         y_RD = super().forward(x_RD, _local_queues(counts_XL, sum(received_X))).to(dtype)
-        y_AD = AllToAll.apply(y_RD, received_X, sent_X, self._group)
-        y_TD = torch.zeros_like(x_TD, dtype=queues.weights_A.dtype)
-        return y_TD.index_add(0, queues.token_ids_A, y_AD * queues.weights_A[:, None])
+        y_AD = Arrive.apply(Send.apply(y_RD, back), back)
+        y_TD = torch.zeros_like(x_TD, dtype=queues.weights_A.dtype).index_add(0, queues.token_ids_A, y_AD * queues.weights_A[:, None])
+        return y_TD if beside_TD is None else y_TD + beside_TD
 
     def _exchange_counts(self, load_E: Tensor) -> Tensor:
         """int64 [X, L]: how many rows each process has for each of the experts here."""
@@ -80,26 +84,73 @@ def _local_queues(counts_XL: Tensor, num_rows: int) -> ExpertQueues:
     return ExpertQueues(token_ids_A=order_R, weights_A=ones_R, load_E=counts_XL.sum(0), order_A=order_R)
 
 
-class AllToAll(Function):
-    """(rows_AD, sent_X, received_X, group) -> rows_RD: the first sent_X[0] rows go to process 0, the next sent_X[1] to process 1, and so
-    on; gradients go back the same way.
+@dataclass(slots=True)
+class Exchange:
+    """Rows that travel over a group, and later their gradients back: the first sent_X[0] rows go to process 0, the next sent_X[1] to
+    process 1, and so on."""
+
+    sent_X: Sequence[int]
+    received_X: Sequence[int]
+    group: dist.ProcessGroup
+    _under_way: dist.Work | None = field(default=None, init=False)
+    _gradient_AD: Tensor | None = field(default=None, init=False)
+
+    def start(self, rows_AD: Tensor) -> Tensor:
+        """The rows that come, [R, D]: not to be read before `wait`."""
+        return self._start(rows_AD, self.sent_X, self.received_X)
+
+    def start_gradient(self, grad_RD: Tensor) -> None:
+        self._gradient_AD = self._start(grad_RD, self.received_X, self.sent_X)
+
+    def wait(self) -> None:
+        assert self._under_way is not None, "nothing was sent"
+        self._under_way.wait()
+        self._under_way = None
+
+    def wait_for_gradient(self) -> Tensor:
+        self.wait()
+        gradient_AD, self._gradient_AD = self._gradient_AD, None
+        assert gradient_AD is not None
+        return gradient_AD
+
+    def _start(self, rows: Tensor, sent_X: Sequence[int], received_X: Sequence[int]) -> Tensor:
+        received = rows.new_empty(sum(received_X), rows.shape[1])
+        self._under_way = dist.all_to_all_single(
+            received, rows.contiguous(), list(received_X), list(sent_X), group=self.group, async_op=True
+        )
+        return received
+
+
+class Send(Function):
+    """(rows_AD, exchange) -> rows_RD, which are on their way until `Arrive`. What comes between the two is computed while they travel, and
+    its gradient while theirs do: autograd goes back in the order in which it came.
 
     Written out around the public collective: torch's own with gradient, in torch.distributed.nn and as a functional collective, are not
     documented as stable, and this one shows a watcher (traffic.py) the same operation in both directions.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows_AD: Tensor, sent_X: Sequence[int], received_X: Sequence[int], group: dist.ProcessGroup) -> Tensor:
-        ctx.sent_X, ctx.received_X, ctx.group = sent_X, received_X, group
-        return _all_to_all(rows_AD, sent_X, received_X, group)
+    def forward(ctx: Any, rows_AD: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.start(rows_AD)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
-        return _all_to_all(grad_RD, ctx.received_X, ctx.sent_X, ctx.group), None, None, None
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:
+        return ctx.exchange.wait_for_gradient(), None
 
 
-def _all_to_all(rows_AD: Tensor, sent_X: Sequence[int], received_X: Sequence[int], group: dist.ProcessGroup) -> Tensor:
-    rows_RD = rows_AD.new_empty(sum(received_X), rows_AD.shape[1])
-    dist.all_to_all_single(rows_RD, rows_AD.contiguous(), list(received_X), list(sent_X), group=group)
-    return rows_RD
+class Arrive(Function):
+    """(rows_RD, exchange) -> the rows, which are there."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_RD: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        exchange.wait()
+        return rows_RD.view_as(rows_RD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:
+        ctx.exchange.start_gradient(grad_RD)
+        return grad_RD, None  # of the shape that autograd asks for: `Send` has the gradient

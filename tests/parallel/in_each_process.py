@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moecli.errors import DataError, MoecliError, RunError
 from moecli.model.checkpoint import load_model, save_model
@@ -39,6 +40,7 @@ def of_two(world: World, folder: Path) -> dict[str, Any]:
         "recomputed": train(build_trainer(_with(CASES["topk"], recompute_activations=True), world, LAYOUTS["expert-shard"]), last=5),
         "frozen": {part: train(build_trainer(_with(CASES["topk"], freeze=[part]), world, LAYOUTS["expert"]), last=5) for part in FROZEN},
         "layers": {name: layer_results(world, expert_ids) for name, expert_ids in CHOICES.items()},
+        "order": order_of_a_layer(world),
         "traffic": traffic_of_a_layer(world),
         "step_traffic": {name: traffic_of_a_step(world, *what) for name, what in STEPS_TO_WATCH.items()},
         "watched": {name: watched_step(world, *STEPS_TO_WATCH[name]) for name in ("shard", "expert")},
@@ -117,12 +119,33 @@ def whole_experts() -> Experts:
     return experts
 
 
+BESIDE = torch.sin  # no expert has a sine, nor its gradient's cosine
+
+
+class Order(TorchDispatchMode):
+    """The names of the operations, in the order in which they begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def order_of_a_layer(world: World) -> list[str]:
+    with Order() as order:
+        layer_results(world, CHOICES["all"])
+    return order.names
+
+
 def layer_results(world: World, expert_ids: list[list[list[int]]], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Output and every gradient of the layer that is shared out, on this process."""
+    """Output and every gradient of the layer that is shared out, with something computed beside it, on this process."""
     x_TD, logits_TE, upstream_TD = layer_inputs(world.rank)
     experts = ExpertParallel(whole_experts(), with_expert_degree(world, 2).expert_group)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        y_TD = experts(x_TD, layer_queues(logits_TE, expert_ids[world.rank]))
+        y_TD = experts(x_TD, layer_queues(logits_TE, expert_ids[world.rank]), BESIDE)
     y_TD.backward(upstream_TD)
     gradients = {"x": x_TD.grad, "logits": logits_TE.grad, "in_proj": experts.in_proj.grad, "out_proj": experts.out_proj.grad}
     return {"y": y_TD.detach()} | gradients

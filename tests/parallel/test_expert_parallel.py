@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moecli.moe.dispatch import ExpertQueues
-from tests.parallel.in_each_process import CHOICES, NUM_EXPERTS, layer_inputs, layer_queues, whole_experts
+from tests.parallel.in_each_process import BESIDE, CHOICES, NUM_EXPERTS, layer_inputs, layer_queues, whole_experts
 
 
 def expected_results(rank: int, name: str) -> tuple[dict[str, Tensor], ExpertQueues]:
@@ -15,7 +15,7 @@ def expected_results(rank: int, name: str) -> tuple[dict[str, Tensor], ExpertQue
     x_TD, logits_TE, upstream_TD = layer_inputs(rank)
     experts = whole_experts()
     queues = layer_queues(logits_TE, CHOICES[name][rank])
-    y_TD = experts(x_TD, queues)
+    y_TD = experts(x_TD, queues, BESIDE)
     y_TD.backward(upstream_TD)
     gradients = {"x": x_TD.grad, "logits": logits_TE.grad, "in_proj": experts.in_proj.grad, "out_proj": experts.out_proj.grad}
     return {"y": y_TD.detach()} | gradients, queues
@@ -31,6 +31,15 @@ def test_equals_the_experts_on_one_process_with_every_gradient(two, name):
     for part in ("in_proj", "out_proj"):  # an expert's gradient is of the tokens of both processes
         together = torch.cat([ours[rank][part] for rank in range(2)])
         torch.testing.assert_close(together, expected[0][part] + expected[1][part])
+
+
+def test_what_is_beside_the_experts_is_computed_while_rows_travel(two):
+    # Counts, rows, and after the experts their results; backward: their gradients, and after the experts those of the rows.
+    exchange = "c10d::alltoall_base_"
+    expected = [exchange, exchange, "aten::sin", exchange, exchange, exchange, "aten::cos"]
+    for returned in two.returned:
+        assert [name for name in returned["order"] if name in expected] == expected
+        assert returned["order"].index("aten::sin") < returned["order"].index("aten::mm")
 
 
 def test_the_choices_leave_idle_what_they_say():
