@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Files of this folder that benchmarks share.
-SHARED = {"__init__", "__main__", "plain_gpt", "rounds", "runs", "tiny_training"}
+SHARED = {"__init__", "__main__", "layouts", "pairs", "plain_gpt", "process_memory", "rounds", "runs", "tiny_training"}
 
 
 def main() -> None:

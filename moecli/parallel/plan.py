@@ -159,8 +159,8 @@ def _memory(model: GPT, units: Units, step: StepShape, parallel: ParallelConfig,
 
 
 def _row_floats(ffn: SparseMoE, d_model: int) -> float:
-    """Numbers per token that autograd keeps of rows that travel: as they came to an expert, and as they came back."""
-    return ffn.router.assignments_per_token * (2 * d_model + FLOATS_OF_A_ROW)
+    """Numbers per token that autograd keeps of rows that travel: as they came to an expert, as they came back, and those weighed."""
+    return ffn.router.assignments_per_token * (3 * d_model + FLOATS_OF_A_ROW)
 
 
 def _gathered_bytes(units: Units, gradient_accumulation: int) -> int:

@@ -90,7 +90,9 @@ def all_to_all_of_layer(ffn: SparseMoE, step: StepShape, num_processes: int, exp
 
 
 def planned_traffic(model: GPT, units: Units, step: StepShape, num_processes: int, expert: int) -> PlannedTraffic:
-    """All that one process exchanges in a step."""
+    """All that one process exchanges in a step. One alone has nobody to exchange with."""
+    if num_processes == 1:
+        return PlannedTraffic(Bytes(), Bytes(), Bytes(), Bytes())
     layers = [all_to_all_of_layer(ffn, step, num_processes, expert) for ffn in model.feed_forwards() if isinstance(ffn, SparseMoE)]
     of_blocks = [unit for block in units.blocks for unit in block]
     passes = step.gradient_accumulation
@@ -122,8 +124,6 @@ def _reduce_scatter(unit: Unit) -> Bytes:
 
 
 def _all_reduce(unit: Unit) -> Bytes:
-    """A reduce-scatter and an all-gather: 2 (n - 1) / n of what is handed over."""
-    if unit.group_size == 1:
-        return Bytes()
+    """A reduce-scatter and an all-gather: 2 (n - 1) / n of what is handed over. FSDP hands gradients to a group of one too."""
     whole = FLOAT32_BYTES * unit.whole
     return Bytes(whole, whole * 2 * (unit.group_size - 1) / unit.group_size)

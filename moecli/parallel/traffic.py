@@ -44,11 +44,10 @@ class KindTraffic:
 
 
 @dataclass(frozen=True, slots=True)
-class _Underway:
+class _Untold:
     """A call whose end nobody tells."""
 
     kind: KindTraffic
-    work: dist.Work
     started: float
 
 
@@ -62,7 +61,7 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.kinds = {kind: KindTraffic() for kind, _ in OPERATORS.values()}
         self._intervals: list[tuple[float, float]] = []
-        self._underway: list[_Underway] = []
+        self._untold: _Untold | None = None
         self._lock = threading.Lock()
 
     @property
@@ -78,10 +77,10 @@ class Traffic(TorchDispatchMode):
 
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
-        self._look_again(is_over=True)
+        self._end_untold()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._look_again()
+        self._end_untold()
         started = time.perf_counter()
         result = function(*args, **(kwargs or {}))
         operator = OPERATORS.get(function._schema.name)
@@ -95,20 +94,20 @@ class Traffic(TorchDispatchMode):
         return result
 
     def _time(self, kind: KindTraffic, result: Any, started: float) -> None:
-        """Notes when the collective is done, or remembers to look."""
+        """Notes when the collective is done."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.ScriptObject):
                 work = dist.Work.unbox(leaf)
                 try:
                     work.get_future().add_done_callback(lambda _: self._done(kind, started))  # called by the backend's thread
-                except RuntimeError:  # gloo's reduce-scatter has no future
-                    self._underway.append(_Underway(kind, work, started))
+                except RuntimeError:  # gloo's reduce-scatter has no future, and does not know whether it is completed
+                    self._untold = _Untold(kind, started)
 
-    def _look_again(self, *, is_over: bool = False) -> None:
-        """Notes the calls that have ended since the last operation: up to the length of one operation too late."""
-        for call in [call for call in self._underway if is_over or call.work.is_completed()]:
-            self._underway.remove(call)
-            self._done(call.kind, call.started)
+    def _end_untold(self) -> None:
+        """FSDP waits for a reduce-scatter on CPUs before it does anything else: with the next operation it is done."""
+        if self._untold is not None:
+            self._done(self._untold.kind, self._untold.started)
+            self._untold = None
 
     def _done(self, kind: KindTraffic, started: float) -> None:
         ended = time.perf_counter()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from moecli.model.accounting import model_cost
+from moecli.model.init import build_gpt
 from moecli.parallel.config import ParallelConfig
+from moecli.parallel.expert_parallel import ExpertParallel
 from moecli.parallel.plan import ParallelPlan, Speeds, plan_parallel
 from moecli.parallel.plan_traffic import StepShape
 from tests.parallel.trainings import BATCH, CASES, SEQ_LEN, VOCAB, build_trainer
@@ -31,6 +36,24 @@ def test_the_planned_shards_are_what_two_processes_hand_over(two, kind):
     assert [planned.handed] * 2 == [returned["step_traffic"]["shard"][kind]["bytes"] for returned in two.returned]
 
 
+@pytest.mark.parametrize(("name", "expert"), [("replicate", 1), ("expert", 2)])
+def test_the_planned_sums_are_what_two_processes_hand_over(two, name, expert):
+    # Sharded, nothing is all-reduced but losses, loads and norm, of which there are as many in every layout.
+    planned = plan(2, "replicate", expert=expert).traffic.all_reduce
+    measured = [returned["step_traffic"][name]["all_reduce"]["bytes"] for returned in two.returned]
+    small = [returned["step_traffic"]["shard"]["all_reduce"]["bytes"] for returned in two.returned]
+    assert [planned.handed + rest for rest in small] == measured
+
+
+def test_gradients_of_experts_that_one_process_holds_stay_there():
+    model = model_cost(CONFIG, VOCAB, SEQ_LEN).params_total
+    stacks = 2 * 4 * 3 * 32 * 16  # in 2 layers 4 experts of 3 matrices
+    planned = plan(2, "replicate", expert=2).traffic.all_reduce
+    assert planned.handed == 4 * (model - stacks // 2)
+    assert planned.leaving == 4 * (model - stacks)  # in a ring of two, as much as is handed over
+    assert plan(1, "replicate").traffic.all_reduce.handed == 0
+
+
 def test_all_to_all_by_hand():
     # 8 sequences of 12 tokens on 2 processes: 48 tokens each, 2 choices, 32 numbers of 4 bytes, 4 passes; and 4 counts of 8 bytes.
     layer = plan(2, expert=2).all_to_all_layer
@@ -46,6 +69,41 @@ def test_seconds_by_hand():
     both = planned.time.communication_s, planned.time.computation_s
     assert planned.time.step_s == sum(both) and planned.time.communication_share == both[0] / sum(both)
     assert plan(2).time.step_s is None
+
+
+@pytest.fixture
+def group_of_one():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+def test_planned_activations_are_what_autograd_keeps_of_rows_that_travel(group_of_one):
+    # As many tokens as each of two processes has, all of whose rows stay here; the blocks are alike.
+    planned = [plan(2, "replicate", expert=expert).memory.activations for expert in (1, 2)]
+    kept = []
+    for travels in (False, True):
+        ffn = build_gpt(CONFIG, VOCAB, seed=0).feed_forwards()[0]
+        ffn.experts = ExpertParallel(ffn.experts, group_of_one) if travels else ffn.experts
+        kept.append(bytes_kept_by(ffn, torch.randn(BATCH // 2, SEQ_LEN, CONFIG.d_model)))
+    assert planned[1] - planned[0] == pytest.approx(CONFIG.num_layers * (kept[1] - kept[0]), rel=0.02)
+
+
+def bytes_kept_by(ffn: nn.Module, x_BSD: Tensor) -> int:
+    """Each storage once, those of weights and input not."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in (x_BSD, *ffn.parameters())}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        returned = ffn(x_BSD)
+    del returned
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def test_a_shard_is_the_nth_part_and_a_replica_the_whole():
