@@ -5,6 +5,8 @@ Knows how an error reads: what is wrong, where, what is allowed, what to do next
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MoecliError(Exception):
     """Something that the user can put right.
@@ -25,6 +27,10 @@ class MoecliError(Exception):
         self.next_step = next_step
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, whatever their classes are built from."""
+        return _as_it_was, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.allowed:
@@ -32,6 +38,12 @@ class MoecliError(Exception):
         if self.next_step:
             lines.append(f"  next: {self.next_step}")
         return "\n".join(lines)
+
+
+def _as_it_was(kind: type[MoecliError], args: tuple[Any, ...], fields: dict[str, Any]) -> MoecliError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
 
 
 class RecipeError(MoecliError):

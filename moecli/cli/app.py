@@ -101,6 +101,7 @@ def run(arguments: list[str], *, debug: bool) -> int:
         exit_code = stop.exit_code
     except UsageError as error:
         if not launcher.is_first_here():
+            launcher.give_way()
             return int(error.exit_code)
         error.show()
         if as_json:

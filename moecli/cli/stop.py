@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -27,6 +27,10 @@ class Stopped(Exception):
     def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code
         super().__init__()
+
+
+class LeftAtOnce(Interrupted):
+    """A signal ended the work where it was: nobody else has been told."""
 
 
 class StopRequest:
@@ -72,20 +76,25 @@ class StopRequest:
                 raise
 
     @contextmanager
-    def armed(self) -> Iterator[None]:
+    def armed(self, agreed: Callable[[int], int] = lambda number: number) -> Iterator[None]:
         """Takes the signals over while the body runs, and gives its interruptions the exit code of the signal. Those that the caller
-        of the program has switched off stay so: nohup does that with SIGHUP, a script with SIGINT for what it runs in the background."""
+        of the program has switched off stay so: nohup does that with SIGHUP, a script with SIGINT for what it runs in the background.
+
+        Args:
+            agreed: which signal counts, given that of this process, 0 for none, where several processes have stopped together.
+        """
         ignored = {number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN}
         before = {number: signal.signal(number, self._handle) for number in SIGNALS if number not in ignored}
         try:
             yield
         except Interrupted as error:
+            self._number = signal.Signals(agreed(self._number if self._requested else 0) or signal.SIGINT)
             error.exit_code = self.exit_code
             raise
         except KeyboardInterrupt:
             if self._number == signal.SIGINT:
                 raise
-            interrupted = Interrupted("interrupted")
+            interrupted = LeftAtOnce("interrupted")
             interrupted.exit_code = self.exit_code
             raise interrupted from None
         finally:

@@ -54,7 +54,7 @@ def train_command(
         check_plan_options(dry_run, processes, bandwidth, speed)
     if dry_run or profile:
         launcher.refuse(f"moecli train {'--dry-run' if dry_run else '--profile'}")
-    if launcher.num_processes() > 1:
+    if launcher.has_started_several():
         from moecli.cli.train_world import met
 
         with met(lambda: load_recipe(recipe, overrides or [])) as (world, loaded):
@@ -96,7 +96,10 @@ def _train(loaded: LoadedRecipe, out: Path | None, resume: bool, as_json: bool, 
         with stop.unheard():
             progress.show(event)
 
-    with TrainProgress(people) as progress, stop.armed():
+    def agreed(number: int) -> int:
+        return number if world is None else max(world.gather_objects(number))
+
+    with TrainProgress(people) as progress, stop.armed(agreed):
         result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested, world=world)
     if not launcher.is_first():
         return

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 import torch
 
 from moecli.cli import launcher
-from moecli.cli.stop import Stopped
-from moecli.errors import MoecliError, PeerLost
+from moecli.cli.stop import LeftAtOnce, Stopped
+from moecli.errors import Interrupted, MoecliError, PeerLost
 from moecli.parallel.config import ParallelConfig
-from moecli.parallel.world import World, begin_world, lost_peers
+from moecli.parallel.peers import lost_peers
+from moecli.parallel.world import World, begin_world
 from moecli.recipe.load import LoadedRecipe
 
 
@@ -29,7 +30,7 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     timeout_s = ParallelConfig().timeout_s if loaded is None else loaded.recipe.parallel.timeout_s
-    with launcher.told_once():
+    with launcher.told_by_each_alone():
         world = begin_world(device, seed=0 if loaded is None else loaded.recipe.seed, timeout_s=timeout_s)
     # Not before all is said: the others wait for this goodbye of the first. Without one torch's threads abort the process at its end.
     atexit.register(_say_goodbye, world)
@@ -42,6 +43,10 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
             yield world, loaded
     except PeerLost:
         raise
+    except (LeftAtOnce, KeyboardInterrupt) as error:  # the others find this process gone
+        if world.is_first:
+            raise
+        raise Stopped(getattr(error, "exit_code", Interrupted.exit_code)) from error
     except MoecliError as error:
         if world.is_first:
             raise

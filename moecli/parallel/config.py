@@ -18,4 +18,5 @@ class ParallelConfig(Config):
     expert: PositiveInt = 1
     """Processes that share out the experts of each layer, num_experts / expert to each; tokens travel to them (GShard). 1: none travel."""
     timeout_s: PositiveFloat = 600.0
-    """Seconds to wait for another process, when all meet and in every exchange, before it counts as lost."""
+    """Seconds to wait for another process, when all meet and in every exchange, before it counts as lost. One that reads text or writes a
+    checkpoint may take longer: it says that it lives."""

@@ -44,7 +44,7 @@ def problems_with_world(
     return problems + world_problems(ffn, batch_size, gradient_accumulation, world_size)
 
 
-def check_fits(ffn: FeedForwardConfig, batch_size: int, gradient_accumulation: int, world_size: int) -> None:
+def check_world(ffn: FeedForwardConfig, batch_size: int, gradient_accumulation: int, world_size: int) -> None:
     """Raises RecipeError with every problem."""
     refuse(world_problems(ffn, batch_size, gradient_accumulation, world_size))
 

@@ -49,7 +49,7 @@ class RankBatches:
         """This process's rows of batch number `index`, from 0."""
         batch = self._batches.batch(index)
         num_rows = len(batch.ids_BS) // self._world.size
-        assert num_rows * self._world.size == len(batch.ids_BS), "check_fits lets no other batch pass"
+        assert num_rows * self._world.size == len(batch.ids_BS), "check_world lets no other batch pass"
         rows = slice(self._world.rank * num_rows, (self._world.rank + 1) * num_rows)
         return _rows(batch, rows)
 

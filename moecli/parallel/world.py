@@ -9,7 +9,8 @@ groups. Rank r = d * X + x is number x of group d.
 from __future__ import annotations
 
 import os
-import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,15 +25,21 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from moecli.errors import MachineError, MoecliError, PeerLost, RecipeError
+from moecli.errors import MachineError, MoecliError, RecipeError
+from moecli.parallel.launched import Place, launched_as
+from moecli.parallel.peers import meeting_errors, within
 
 Value = TypeVar("Value")
 
-# What torchrun tells each process that it starts. LOCAL_RANK numbers those of one machine.
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # On accelerators too, words between processes (objects, flags) go over gloo, so that they don't wait for what the accelerator has to do.
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 DEFAULT_TIMEOUT_S = 600.0
+# What torch times by itself it also tells better.
+SPARE_S = 5.0
+# Between two words of a process that others wait for; short beside any timeout that makes sense.
+ALIVE_EVERY_S = 0.2
+# In which torch's threads give back the tensors of the last exchange: one that needs the interpreter when that ends aborts the process.
+LAST_TENSORS_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +108,14 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work of which any process may have a share: a user error of one is raised by all, that of the lowest rank."""
+        """Work of which any process may have a share, without a word between them: a user error of one is raised by all, that of the
+        lowest rank. Those that are done wait for the others as long as these live."""
         error: MoecliError | None = None
-        try:
-            yield
-        except MoecliError as raised:
-            error = raised
+        with self._at_work():
+            try:
+                yield
+            except MoecliError as raised:
+                error = raised
         errors = [other for other in self.gather_objects(error) if other is not None]
         if error is not None and error.what == errors[0].what:
             raise error
@@ -114,12 +123,13 @@ class World:
             raise errors[0]
 
     def on_first(self, work: Callable[[], Value]) -> Value:
-        """What `work` returns on the first process, for all; a user error that it raises there is raised by all."""
+        """What `work` returns on the first process, for all, who wait as long as it lives; a user error that it raises there is raised by
+        all."""
         value: Any = None
         error: MoecliError | None = None
-        if self.is_first:
+        with self._at_work():
             try:
-                value = work()
+                value = work() if self.is_first else None
             except MoecliError as raised:
                 error = raised
         told, error_of_first = self.broadcast_object((value, error))
@@ -128,6 +138,33 @@ class World:
         if error_of_first is not None:
             raise error_of_first
         return told
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Lets all processes tell each other that they live until each has left the body, which may so take longer than the timeout."""
+        done, leaves = threading.Event(), threading.Event()
+        lost: list[Exception] = []
+
+        def tell() -> None:
+            try:
+                while self.agree(not done.wait(ALIVE_EVERY_S)) and not leaves.is_set():
+                    pass
+            except (dist.DistError, RuntimeError) as error:
+                lost.append(error)
+
+        thread = threading.Thread(target=tell, daemon=True)
+        thread.start()
+        try:
+            yield
+            done.set()
+            thread.join()
+        except BaseException:  # this process ends, whatever the others do
+            leaves.set()
+            done.set()
+            thread.join(2 * ALIVE_EVERY_S)
+            raise
+        if lost:
+            raise lost[0]
 
     def with_expert(self, expert: int) -> World:
         """The same processes as another grid.
@@ -146,6 +183,7 @@ class World:
     def end(self) -> None:
         """Says goodbye; nothing can be said afterwards."""
         dist.destroy_process_group()
+        time.sleep(LAST_TENSORS_S)
 
 
 def on_first(world: World | None, work: Callable[[], Value]) -> Value:
@@ -164,46 +202,23 @@ def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: 
 
     Raises:
         RecipeError: W is no multiple of X.
+        MoecliError: what the launcher says makes no sense.
         MachineError: there are more processes than GPUs, the port is taken, or not all processes came in time.
     """
-    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
-    if missing:
-        what = f"several processes, but {', '.join(missing)} is not in the environment"
-        raise MachineError(what, next_step="start them with torchrun --nproc-per-node N -m moecli train RECIPE")
-    rank, size, local_rank = (int(os.environ[name]) for name in LAUNCHER_VARIABLES[:3])
-    _check_size(size, expert)
-    device = _device(device_type, local_rank)
-    with _rendezvous_errors(size, timeout_s):
-        timeout = timedelta(seconds=timeout_s)
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
-        # After a restart torchrun's store has the addresses of the processes that are gone.
-        attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        dist.init_process_group(BACKENDS[device_type], store=attempt, rank=rank, world_size=size, timeout=timeout)
-        mesh = _grid(device_type, size, expert)
-    return World(rank, size, local_rank, device, seed, mesh)
+    place = launched_as()
+    _check_size(place.size, expert)
+    device = _device(device_type, place)
+    with meeting_errors(place.size, timeout_s):
+        within(timeout_s + SPARE_S, lambda: _meet(BACKENDS[device_type], place, timedelta(seconds=timeout_s)))
+        mesh = _grid(device_type, place.size, expert)
+    return World(place.rank, place.size, place.local_rank, device, seed, mesh)
 
 
-@contextmanager
-def lost_peers() -> Iterator[None]:
-    """Tells what torch.distributed raises where another process has gone or does not answer in time.
-
-    Raises:
-        PeerLost: so it is.
-    """
-    try:
-        yield
-    except dist.DistError as error:
-        raise _lost(error) from error
-    except RuntimeError as error:  # gloo's own have no class
-        if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
-            raise
-        raise _lost(error) from error
-
-
-def _lost(error: Exception) -> PeerLost:
-    what = f"another process has ended or does not answer: {_told(error)}"
-    next_step = "look at what that process said; then give the same command again with --resume"
-    return PeerLost(what, next_step=next_step)
+def _meet(backends: str, place: Place, timeout: timedelta) -> None:
+    store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
+    # After a restart torchrun's store has the addresses of the processes that are gone.
+    attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backends, store=attempt, rank=place.rank, world_size=place.size, timeout=timeout)
 
 
 def _grid(device_type: str, size: int, expert: int) -> DeviceMesh:
@@ -217,38 +232,15 @@ def _check_size(size: int, expert: int) -> None:
         raise RecipeError(what, where="parallel.expert", allowed=allowed, next_step="or start another number of processes")
 
 
-def _device(device_type: str, local_rank: int) -> torch.device:
+def _device(device_type: str, place: Place) -> torch.device:
     if device_type not in BACKENDS:
         what = f"several processes don't train on {device_type}"
         raise MachineError(what, where="training.device", allowed=", ".join(BACKENDS), next_step="set it to cpu, or start one process")
     if device_type == "cpu":
         return torch.device("cpu")
-    num_gpus, num_processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
-    if num_processes > num_gpus:
-        what = f"{num_processes} processes on this machine, which has {num_gpus} GPUs: each needs its own"
+    num_gpus = torch.cuda.device_count()
+    if place.local_size > num_gpus:
+        what = f"{place.local_size} processes on this machine, which has {num_gpus} GPUs: each needs its own"
         raise MachineError(what, where="training.device", next_step=f"torchrun --nproc-per-node {max(1, num_gpus)}, or set it to cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
-
-
-@contextmanager
-def _rendezvous_errors(size: int, timeout_s: float) -> Iterator[None]:
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    try:
-        yield
-    except (dist.DistError, RuntimeError, OSError) as error:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        text = _told(error)
-        if "address already in use" in text.lower() or "EADDRINUSE" in text:
-            what, next_step = "the port is in use", "give torchrun another --master-port, or --rdzv-endpoint"
-        else:
-            what = f"not all {size} processes met within {timeout_s:g} s: {text}"
-            next_step = "look whether each was started, and whether they reach each other over the network"
-        raise MachineError(what, where=address, next_step=next_step) from error
-
-
-def _told(error: Exception) -> str:
-    """The first line, without the place in the library's source that some begin with, and the guesses that some end with."""
-    lines = re.sub(r"^\[\S*\]\s*", "", str(error).strip()).splitlines()
-    return lines[0].split(". This is typically")[0] if lines else type(error).__name__
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)

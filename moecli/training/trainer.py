@@ -23,7 +23,7 @@ from moecli.moe.balancing import BiasUpdateConfig, updated_bias
 from moecli.moe.layers import FeedForward
 from moecli.moe.routing import RoutingRecord
 from moecli.parallel.balance import sums_over_ranks
-from moecli.parallel.fit import check_fits
+from moecli.parallel.fit import check_world
 from moecli.parallel.gradients import clip_gradients, finish_gradients, reduce_over_replicas
 from moecli.parallel.rank_batches import RankBatches
 from moecli.parallel.traffic import Traffic
@@ -184,7 +184,7 @@ def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config
 
 def _check_world(model: GPT, config: TrainingConfig, world: World) -> None:
     """Raises RecipeError."""
-    check_fits(model.config.ffn, config.batch_size, config.gradient_accumulation, world.size)
+    check_world(model.config.ffn, config.batch_size, config.gradient_accumulation, world.size)
     if config.compile:
         raise RecipeError("a model that is spread over processes is not compiled", where="training.compile", allowed="false")
 

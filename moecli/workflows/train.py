@@ -21,7 +21,8 @@ from moecli.model.checkpoint import load_model
 from moecli.model.device import pick_device
 from moecli.model.gpt import GPT
 from moecli.model.init import build_gpt
-from moecli.parallel.world import World, lost_peers, on_first
+from moecli.parallel.peers import lost_peers
+from moecli.parallel.world import World, on_first
 from moecli.recipe.load import dump_recipe, load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.training.state import load_state

@@ -9,7 +9,7 @@ from moecli.data.batches import IGNORED, TrainBatches
 from moecli.errors import RecipeError
 from moecli.moe.capacity import CapacityConfig
 from moecli.moe.layers import SparseMoEConfig
-from moecli.parallel.fit import check_fits, world_problems
+from moecli.parallel.fit import check_world, world_problems
 from moecli.parallel.rank_batches import RankBatches, evaluation_rows, evaluation_share
 from moecli.parallel.world import World
 from tests.parallel.trainings import SEQ_LEN, SPLIT
@@ -19,7 +19,7 @@ ROWS = SparseMoEConfig(num_experts=8, d_expert=8, capacity=CapacityConfig(group=
 
 def test_every_problem_is_told_at_once():
     with pytest.raises(RecipeError) as caught:
-        check_fits(ROWS, batch_size=12, gradient_accumulation=2, world_size=4)
+        check_world(ROWS, batch_size=12, gradient_accumulation=2, world_size=4)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("training.batch_size: 12 sequences in 2 micro-batches can't be shared out evenly to 4 processes")
     assert lines[0].endswith("allowed: a multiple of 8")
@@ -31,7 +31,7 @@ def test_one_process_can_do_everything():
 
 
 def test_even_shares_fit():
-    check_fits(SparseMoEConfig(num_experts=8, d_expert=8), batch_size=16, gradient_accumulation=2, world_size=4)
+    check_world(SparseMoEConfig(num_experts=8, d_expert=8), batch_size=16, gradient_accumulation=2, world_size=4)
 
 
 def test_processes_together_have_the_batch_of_one():

@@ -10,6 +10,7 @@ from moecli.model.checkpoint import load_model, save_model
 from moecli.training.state import load_state, training_state, write_state
 from tests.parallel.equality import assert_close
 from tests.parallel.in_each_process import CHECKPOINT, RESUMED_CASE, SAVED_AT, of_two_after_four
+from tests.parallel.resuming import resume_and_validate, validation_loss
 from tests.parallel.trainings import Curve, build_trainer, train
 from tests.parallel.world_of_processes import in_world
 
@@ -57,6 +58,20 @@ def test_a_checkpoint_that_the_first_process_cannot_read_is_told_by_all(two):
 def _numbers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without the states of random generators."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("random.")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_experts_of_four_processes_go_on_in_any_world_and_a_text_costs_the_same(four, size):
+    saved = four.returned[0]["saved"]
+    undisturbed = build_trainer(CASE).model
+    undisturbed.load_state_dict(saved.weights)
+    results = in_world(size, resume_and_validate, four.folder)
+    for curve, val_loss in results:  # every process sees the figures of all
+        for losses, expected in zip(curve.losses, saved.losses, strict=True):
+            assert losses == pytest.approx(expected, abs=1e-5)
+        assert val_loss == pytest.approx(validation_loss(undisturbed), abs=1e-5)
+    assert_close(results[0][0].weights, saved.weights, tolerance=1e-5)
 
 
 @pytest.mark.slow

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 
 import pytest
 import torch
 
 from moecli.errors import MachineError, RecipeError
-from moecli.parallel.world import begin_world, lost_peers
+from moecli.parallel import world
+from moecli.parallel.peers import lost_peers
+from moecli.parallel.world import begin_world
 
 
 @pytest.fixture
@@ -37,12 +42,6 @@ def test_an_error_of_one_is_raised_by_all(two):
     assert [returned["words"]["together"] for returned in two.returned] == [text, text]
 
 
-def test_a_process_that_nobody_launched(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(MachineError, match=r"RANK.*is not in the environment\n  next: start them with torchrun"):
-        begin_world("cpu")
-
-
 def test_processes_that_experts_cannot_be_shared_out_to(launched):
     launched(WORLD_SIZE=6)
     with pytest.raises(RecipeError, match=r"parallel\.expert: 4 processes .* 6 processes are no multiple of that\n  allowed: 1, 2, 3, 6"):
@@ -68,6 +67,27 @@ def test_a_port_in_use(launched):
         launched(MASTER_PORT=port)
         with pytest.raises(MachineError, match=rf"127\.0\.0\.1:{port}: the port is in use\n  next: give torchrun another --master-port"):
             begin_world("cpu", timeout_s=2)
+
+
+def test_something_that_listens_and_never_answers(launched, monkeypatch):
+    """torch's own wait for it has no end."""
+    monkeypatch.setattr(world, "SPARE_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        launched(MASTER_PORT=port, RANK=1)
+        with pytest.raises(
+            MachineError, match=rf"127\.0\.0\.1:{port}: not all 2 processes met within 0.5 s: what listens there does not answer"
+        ):
+            begin_world("cpu", timeout_s=0.5)
+
+
+def test_a_wait_in_torch_ends_with_a_signal(launched):
+    """It may last for minutes, and a person who presses Ctrl-C wants to leave."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        launched(MASTER_PORT=server.getsockname()[1], RANK=1)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            begin_world("cpu", timeout_s=60)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -33,8 +33,8 @@ LAYER_KEYS = {
 }  # fmt: skip
 TOP_KEYS = {
     "checkpoint", "source", "model_type", "corpus", "split", "tokens", "loss", "perplexity", "notes", "layers", "position_starts", "mean",
-    "sample", "specialisation", "vocabulary", "coactivation", "consistency", "paths", "training", "communication", "checkpoints", "saturation",
-    "ablation", "text",
+    "sample", "specialisation", "vocabulary", "coactivation", "consistency", "paths", "training", "communication", "checkpoints",
+    "saturation", "ablation", "text",
 }  # fmt: skip
 FFN = "model.ffn={kind: sparse, num_experts: 4, d_expert: 16, %s}"
 ROUTINGS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from moecli.cli import app
+from moecli.cli import app, launcher
 from moecli.errors import RecipeError
 from moecli.training.metric_log import read_metrics
 from moecli.workflows.eval import evaluate_run
@@ -23,15 +23,18 @@ TIMEOUT_S = 120
 ENDLESS = ("--set", "training.steps=100000", "--set", "training.checkpoint_every=20", "--set", "evaluation.every=0")
 
 
-def started(arguments: list[str], of_second: tuple[str, ...] = ()) -> list[subprocess.Popen]:
+def started(
+    arguments: list[str], of_second: tuple[str, ...] = (), *, port: int | None = None, program: tuple[str, ...] = ("-m", "moecli")
+) -> list[subprocess.Popen]:
     """Two processes as torchrun starts them, but without its watch over them; `of_second` are further arguments of the second."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if port is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "moecli", *arguments, *(of_second if rank else ())],
+            [sys.executable, *program, *arguments, *(of_second if rank else ())],
             env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -107,6 +110,7 @@ def test_experts_of_several_processes_in_one(tiny_recipe):
 @pytest.mark.parametrize("arguments", [["eval", "run"], ["recipes", "list"], ["train", "quickstart", "--dry-run"]])
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_other_commands_are_for_one_process(arguments, rank, monkeypatch, capsys):
+    monkeypatch.setattr(launcher, "SECONDS_TO_SPEAK", 0.0)
     for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(name, value)
     assert app.run(arguments, debug=False) == 2
@@ -131,12 +135,13 @@ def wait_for(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_makes_all_save_and_stop(tiny_recipe):
+@pytest.mark.parametrize(("number", "expected_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_to_one_process_makes_all_save_and_stop(tiny_recipe, number, expected_code):
     processes = started(["train", str(tiny_recipe), "--out", "run", *ENDLESS])
     wait_for(Path("run/checkpoints/step-20"))
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     (code, _, error), (other_code, *other_words) = ended(processes)
-    assert (code, other_code) == (130, 143)
+    assert (code, other_code) == (expected_code, expected_code)
     assert "the checkpoint is saved" in error and other_words == ["", ""]
     last_step = read_metrics(Path("run/metrics.jsonl"))[-1]["step"]
     assert Path("run/checkpoints/latest").resolve().name == f"step-{last_step}"
