@@ -29,7 +29,7 @@ def world_problems(ffn: FeedForwardConfig, batch_size: int, gradient_accumulatio
 
 
 def problems_with_world(
-    ffn: FeedForwardConfig, parallel: ParallelConfig, batch_size: int, gradient_accumulation: int, *, compiles: bool, world_size: int
+    ffn: FeedForwardConfig, parallel: ParallelConfig, batch_size: int, gradient_accumulation: int, world_size: int
 ) -> list[FieldProblem]:
     """Everything in a recipe that so many processes can't do, by its keys: what `world_problems` tells, and how experts are shared out."""
     problems = []
@@ -39,8 +39,6 @@ def problems_with_world(
         common = math.gcd(world_size, ffn.num_routed_experts)
         allowed = ", ".join(str(degree) for degree in range(1, common + 1) if common % degree == 0)
         problems.append(FieldProblem("parallel.expert", what, allowed=allowed))
-    if compiles and world_size > 1:
-        problems.append(FieldProblem("training.compile", "a model that is spread over processes is not compiled", allowed="false"))
     return problems + world_problems(ffn, batch_size, gradient_accumulation, world_size)
 
 

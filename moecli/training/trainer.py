@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from moecli.data.batches import Batch
-from moecli.errors import MachineError, RecipeError
+from moecli.errors import MachineError
 from moecli.model.device import autocast
 from moecli.model.gpt import GPT
 from moecli.moe.balance_sums import BalanceSums
@@ -56,12 +56,12 @@ class Trainer:
             all, and so is what a step reports. None: this process trains alone.
 
     Raises:
-        RecipeError: the batches can't be shared out over the world, or it can't be compiled.
+        RecipeError: the batches can't be shared out over the world.
     """
 
     def __init__(self, model: GPT, batches: Batches, config: TrainingConfig, world: World | None = None) -> None:
         if world is not None:
-            _check_world(model, config, world)
+            check_world(model.config.ffn, config.batch_size, config.gradient_accumulation, world.size)
         self.model = model
         self.batches = batches if world is None else RankBatches(batches, world)
         self.config = config
@@ -180,13 +180,6 @@ def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config
     for ffn, chosen_load_E in zip(routed, chosen_load_LE, strict=True):
         if ffn.selection_bias_E is not None:
             ffn.selection_bias_E.copy_(updated_bias(ffn.selection_bias_E, chosen_load_E, config))
-
-
-def _check_world(model: GPT, config: TrainingConfig, world: World) -> None:
-    """Raises RecipeError."""
-    check_world(model.config.ffn, config.batch_size, config.gradient_accumulation, world.size)
-    if config.compile:
-        raise RecipeError("a model that is spread over processes is not compiled", where="training.compile", allowed="false")
 
 
 def _compiled(model: GPT) -> Callable[..., Any]:

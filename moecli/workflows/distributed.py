@@ -45,7 +45,7 @@ def one_training(recipe: Recipe, options: dict[str, Any], world: World | None) -
         return None
     _check_alike(flat(recipe.model_dump()) | options | {"moecli": moecli.__version__, "torch": torch.__version__}, world)
     sizes = (training.batch_size, training.gradient_accumulation)
-    refuse(problems_with_world(recipe.model.ffn, parallel, *sizes, compiles=training.compile, world_size=world.size))
+    refuse(problems_with_world(recipe.model.ffn, parallel, *sizes, world.size))
     return world.with_expert(parallel.expert)
 
 

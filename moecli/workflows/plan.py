@@ -75,7 +75,7 @@ def plan_parallel_training(recipe: Recipe, num_processes: int, speeds: Speeds, t
     """
     training, ffn = recipe.training, recipe.model.ffn
     sizes = (training.batch_size, training.gradient_accumulation)
-    refuse(problems_with_world(ffn, recipe.parallel, *sizes, compiles=training.compile, world_size=num_processes))
+    refuse(problems_with_world(ffn, recipe.parallel, *sizes, num_processes))
     plan = plan_training(recipe, tokenizer_vocab_size)
     step = StepShape(
         seq_len=recipe.data.seq_len,

@@ -74,6 +74,20 @@ def of_one_gpu(world: World, folder: Path) -> list[Curve]:
     return [*curves, resume(world, folder / CHECKPOINT, "replicate")]
 
 
+COMPILED = (("topk", "shard"), ("sigmoid-bias-shared", "expert"))
+
+
+def of_two_compiled(world: World, folder: Path) -> dict[tuple[str, str], Curve]:
+    """Watched as the logged steps of a training are, which takes the compiled model too."""
+    trainings = {}
+    for case, layout in COMPILED:
+        trainer = build_trainer(_with(CASES[case], compile=True), world, LAYOUTS[layout])
+        curve = train(trainer, last=5)
+        assert trainer.watched_step(5).figures()["communication_bytes"] > 0
+        trainings[case, layout] = curve
+    return trainings
+
+
 def of_two_after_four(world: World, folder: Path) -> Curve:
     return resume(world, folder / CHECKPOINT, "replicate")
 

@@ -11,7 +11,7 @@ import torch
 from moecli.errors import RecipeError
 from moecli.parallel.world import World
 from tests.parallel.equality import assert_same_training
-from tests.parallel.in_each_process import FROZEN, of_one_gpu
+from tests.parallel.in_each_process import FROZEN, of_one_gpu, of_two_compiled
 from tests.parallel.trainings import CASES, MLP, STEPS, Curve, build_trainer, train
 from tests.parallel.world_of_processes import in_world
 
@@ -88,6 +88,12 @@ def test_four_processes_train_as_one(four, case, layout):
 @pytest.mark.slow
 def test_recomputed_activations_change_nothing_on_four_processes(four):
     assert_same_training(four.returned[0]["recomputed"], train(build_trainer(CASES["accumulated-global"]), last=5))
+
+
+@pytest.mark.slow
+def test_compiled_models_train_as_one_that_is_not(tmp_path):
+    for (case, _), curve in in_world(2, of_two_compiled, tmp_path)[0].items():
+        assert_same_training(curve, train(build_trainer(CASES[case]), last=5))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
