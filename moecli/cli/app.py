@@ -5,6 +5,7 @@ Knows the command table. Must not import torch: `moecli --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
@@ -77,7 +78,23 @@ def main() -> None:
     _leave_on_signals()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    sys.exit(run(arguments, debug=debug))
+    exit_codes: list[int] = []
+    if launcher.has_started_several():
+        atexit.register(_end_at_once, exit_codes)  # registered first, called last
+    try:
+        exit_codes.append(run(arguments, debug=debug))
+    except SystemExit as leaving:
+        exit_codes.append(leaving.code if isinstance(leaving.code, int) else 1)
+    sys.exit(exit_codes[0])
+
+
+def _end_at_once(exit_codes: list[int]) -> None:
+    """Ends the process, now that all is said and done. A thread that waits for other processes in torch may be left behind where these are
+    lost; it would ask an interpreter that is gone for what it returns, and abort the process."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(exit_codes[0] if exit_codes else 1)
 
 
 def _leave_on_signals() -> None:
