@@ -30,8 +30,9 @@ from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.layers import SparseMoE, SparseMoEConfig
 from moecli.parallel.config import ParallelConfig
 from moecli.parallel.expert_parallel import ExpertParallel
+from moecli.parallel.meeting import begin_world
 from moecli.parallel.sharding import spread as spread_model
-from moecli.parallel.world import World, begin_world
+from moecli.parallel.world import World
 from moecli.training.config import TrainingConfig
 from moecli.training.trainer import Trainer
 

@@ -16,7 +16,7 @@ from moecli.model.accounting import training_memory
 from moecli.model.config import GPTConfig
 from moecli.moe.layers import FeedForwardConfig
 from moecli.parallel.config import ParallelConfig
-from moecli.parallel.world import begin_world
+from moecli.parallel.meeting import begin_world
 
 # AdamW makes its moments in the first.
 STEPS = 2

@@ -43,11 +43,12 @@ from benchmarks.rounds import Seconds, number_of_rounds, ratios, spread, take_tu
 from moecli.model.skeleton import skeleton
 from moecli.moe.layers import FeedForwardConfig, SparseMoE
 from moecli.parallel.config import ParallelConfig
+from moecli.parallel.meeting import begin_world
 from moecli.parallel.plan import ParallelPlan, Speeds
 from moecli.parallel.plan_traffic import PlannedTraffic
 from moecli.parallel.plan_units import units_of
 from moecli.parallel.traffic import Traffic
-from moecli.parallel.world import World, begin_world
+from moecli.parallel.world import World
 from moecli.training.trainer import Trainer
 
 WATCHED_STEPS, COLLECTIVES_PER_TURN = 3, 10

@@ -37,6 +37,11 @@ def has_restarted() -> bool:
     return has_started_several() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
+def may_restart() -> bool:
+    """Whether it would do so."""
+    return has_started_several() and _number("TORCHELASTIC_MAX_RESTARTS", 0) > 0
+
+
 @contextmanager
 def told_once() -> Iterator[None]:
     """A user error that every process finds before they have met is told once on each machine."""

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
-from moecli.cli.words import num_bytes, precise_seconds
+from moecli.cli.words import counted, num_bytes, precise_seconds
 from moecli.parallel.plan import ParallelPlan
 from moecli.parallel.plan_traffic import Bytes
 from moecli.workflows.plan import TrainingPlan
@@ -42,8 +42,9 @@ def print_plan(console: Console, plan: TrainingPlan, notes: Sequence[str]) -> No
 def _print_parallel(console: Console, plan: TrainingPlan, parallel: ParallelPlan) -> None:
     config = parallel.config
     _say(console, "")
-    _say(console, f"{parallel.num_processes:,} processes, parallel.data {config.data}, parallel.expert {config.expert}; to each of them,")
-    _say(console, f"{parallel.tokens_per_step:,} tokens per step, {parallel.sequences_per_micro_batch:,} sequences at a time")
+    processes, sequences = counted(parallel.num_processes, "process", "es"), counted(parallel.sequences_per_micro_batch, "sequence")
+    _say(console, f"{processes}, parallel.data {config.data}, parallel.expert {config.expert}; to each of them,")
+    _say(console, f"{parallel.tokens_per_step:,} tokens per step, {sequences} at a time")
     console.print(_memory_table(plan, parallel))
     console.print(_traffic_table(parallel))
     if config.expert > 1:

@@ -52,13 +52,14 @@ def train_command(
     with launcher.told_once():
         _check_modes(dry_run, profile, resume)
         check_plan_options(dry_run, processes, bandwidth, speed)
+        _check_finds_run_again(out)
     if dry_run or profile:
         launcher.refuse(f"moecli train {'--dry-run' if dry_run else '--profile'}")
     if launcher.has_started_several():
         from moecli.cli.train_world import met
 
         with met(lambda: load_recipe(recipe, overrides or [])) as (world, loaded):
-            _train(loaded, out, resume or launcher.has_restarted(), as_json, world)
+            _train(loaded, out, resume, as_json, world)
         return
     loaded = load_recipe(recipe, overrides or [])
     if dry_run or profile:
@@ -77,6 +78,12 @@ def _check_modes(dry_run: bool, profile: bool, resume: bool) -> None:
         raise MoecliError(
             f"{' and '.join(given)} can't go together", where=given[-1], allowed="one of them", next_step="leave the others out"
         )
+
+
+def _check_finds_run_again(out: Path | None) -> None:
+    if out is None and launcher.may_restart():
+        what = "torchrun may start the processes again, and then they have to find the run that they began"
+        raise MoecliError(what, where="--max-restarts", allowed="with --out FOLDER", next_step="add --out after moecli train RECIPE")
 
 
 def _train(loaded: LoadedRecipe, out: Path | None, resume: bool, as_json: bool, world: World | None) -> None:
@@ -100,7 +107,15 @@ def _train(loaded: LoadedRecipe, out: Path | None, resume: bool, as_json: bool, 
         return number if world is None else max(world.gather_objects(number))
 
     with TrainProgress(people) as progress, stop.armed(agreed):
-        result = train(loaded.recipe, out=out, resume=resume, listener=listener, should_stop=stop.is_requested, world=world)
+        result = train(
+            loaded.recipe,
+            out=out,
+            resume=resume,
+            restarted=launcher.has_restarted(),
+            listener=listener,
+            should_stop=stop.is_requested,
+            world=world,
+        )
     if not launcher.is_first():
         return
     if as_json:

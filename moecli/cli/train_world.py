@@ -16,15 +16,18 @@ from moecli.cli import launcher
 from moecli.cli.stop import LeftAtOnce, Stopped
 from moecli.errors import Interrupted, MoecliError, PeerLost
 from moecli.parallel.config import ParallelConfig
+from moecli.parallel.meeting import begin_world
 from moecli.parallel.peers import lost_peers
-from moecli.parallel.world import World, begin_world
+from moecli.parallel.world import World
 from moecli.recipe.load import LoadedRecipe
+
+FAILED = "the first process tells why it ends"
 
 
 @contextmanager
 def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]]:
-    """The world, and the recipe as every process can read it. What is raised in the body is told by the first process, but for the loss
-    of another process: that is told by each that is left."""
+    """The world, and the recipe as every process can read it. What is raised in the body is told by the first process, where it is
+    raised there too; what one process alone raises, by that one; the loss of another process by each that is left."""
     loaded, problem = _tried(load)
     device = "auto" if loaded is None else loaded.recipe.training.device
     if device == "auto":
@@ -49,6 +52,9 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
         raise Stopped(getattr(error, "exit_code", Interrupted.exit_code)) from error
     except MoecliError as error:
         if world.is_first:
+            world.call_out(FAILED)
+            raise
+        if not world.hears(FAILED):  # the others know nothing of this
             raise
         world.outlive_first()
         raise Stopped(error.exit_code) from error

@@ -14,6 +14,11 @@ def big_number(number: float) -> str:
     return f"{number:.0f}"
 
 
+def counted(number: int, word: str, ending: str = "s") -> str:
+    """1 -> "1 process", 2,000 -> "2,000 processes" with the ending "es"."""
+    return f"{number:,} {word}{ending if number != 1 else ''}"
+
+
 def token_word(is_masked: bool) -> str:
     """The token that a loss is taken over."""
     return "masked token" if is_masked else "token"

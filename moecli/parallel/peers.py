@@ -10,10 +10,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from moecli.errors import MachineError, PeerLost
+
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -55,17 +58,19 @@ def meeting_errors(size: int, timeout_s: float) -> Iterator[None]:
         raise MachineError(what, where=address, next_step=next_step) from error
 
 
-def within(seconds: float, work: Callable[[], None]) -> None:
-    """Does `work` in a thread of its own, since a wait of torch's hears no signal, and has no end where what listens never answers.
+def within(seconds: float, work: Callable[[], Value]) -> Value:
+    """What `work` returns, in a thread of its own, since a wait of torch's hears no signal, and has no end where what listens never
+    answers.
 
     Raises:
         TimeoutError: it is not done. The thread is left behind.
     """
+    returned: list[Value] = []
     raised: list[Exception] = []
 
     def run() -> None:
         try:
-            work()
+            returned.append(work())
         except Exception as error:
             raised.append(error)
 
@@ -76,6 +81,7 @@ def within(seconds: float, work: Callable[[], None]) -> None:
         raise TimeoutError("what listens there does not answer")
     if raised:
         raise raised[0]
+    return returned[0]
 
 
 def _lost(error: Exception) -> PeerLost:

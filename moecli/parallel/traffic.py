@@ -75,6 +75,11 @@ class Traffic(TorchDispatchMode):
         with self._lock:
             return seconds_covered(self._intervals)
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Else torch.compile leaves what it meets under this watch uncompiled from then on."""
+        return True
+
     def __exit__(self, *raised: Any) -> None:
         super().__exit__(*raised)
         self._end_untold()

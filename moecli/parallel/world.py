@@ -8,13 +8,11 @@ groups. Rank r = d * X + x is number x of group d.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,22 +20,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed.distributed_c10d import Store
 
-from moecli.errors import MachineError, MoecliError, RecipeError
-from moecli.parallel.launched import Place, launched_as
-from moecli.parallel.peers import meeting_errors, within
+from moecli.errors import MoecliError, RecipeError
 
 Value = TypeVar("Value")
 
-# On accelerators too, words between processes (objects, flags) go over gloo, so that they don't wait for what the accelerator has to do.
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-DEFAULT_TIMEOUT_S = 600.0
-# What torch times by itself it also tells better.
-SPARE_S = 5.0
 # Between two words of a process that others wait for; short beside any timeout that makes sense.
 ALIVE_EVERY_S = 0.2
+# In which a process that has the same error as others has it too.
+SECONDS_TO_HEAR = 5.0
 # In which torch's threads give back the tensors of the last exchange: one that needs the interpreter when that ends aborts the process.
 LAST_TENSORS_S = 0.1
 
@@ -57,6 +49,8 @@ class World:
     """The recipe's: random draws of all processes follow from it."""
     mesh: DeviceMesh
     """D x X, its dimensions named "data" and "expert"."""
+    store: Store | None = None
+    """What the processes met by: heard even while others are in an exchange."""
 
     @property
     def is_first(self) -> bool:
@@ -172,8 +166,25 @@ class World:
         Raises:
             RecipeError: there are no multiple of `expert` of them.
         """
-        _check_size(self.size, expert)
-        return replace(self, mesh=_grid(self.device.type, self.size, expert))
+        check_size(self.size, expert)
+        return replace(self, mesh=grid_of(self.device.type, self.size, expert))
+
+    def call_out(self, word: str) -> None:
+        """Says a word that `hears` waits for. A lost store hears nothing."""
+        assert self.store is not None
+        with suppress(dist.DistError, RuntimeError):
+            self.store.set(word, "said")
+
+    def hears(self, word: str) -> bool:
+        """Whether another process calls it out within SECONDS_TO_HEAR."""
+        assert self.store is not None
+        until = time.monotonic() + SECONDS_TO_HEAR
+        with suppress(dist.DistError, RuntimeError):
+            while time.monotonic() < until:  # torch's own wait writes to stderr when it ends
+                if self.store.check([word]):
+                    return True
+                time.sleep(ALIVE_EVERY_S)
+        return False
 
     def outlive_first(self) -> None:
         """Waits until the first process has ended: a launcher that sees another one fail ends the first before it has spoken."""
@@ -191,56 +202,14 @@ def on_first(world: World | None, work: Callable[[], Value]) -> Value:
     return work() if world is None else world.on_first(work)
 
 
-def begin_world(device_type: str, *, expert: int = 1, seed: int = 0, timeout_s: float = DEFAULT_TIMEOUT_S) -> World:
-    """Meets the other processes that the launcher started.
-
-    Args:
-        device_type: `cpu` (over gloo) or `cuda` (over nccl, one process per GPU).
-        expert: X.
-        seed: the recipe's.
-        timeout_s: how long to wait for the others, here and in every exchange later.
-
-    Raises:
-        RecipeError: W is no multiple of X.
-        MoecliError: what the launcher says makes no sense.
-        MachineError: there are more processes than GPUs, the port is taken, or not all processes came in time.
-    """
-    place = launched_as()
-    _check_size(place.size, expert)
-    device = _device(device_type, place)
-    with meeting_errors(place.size, timeout_s):
-        within(timeout_s + SPARE_S, lambda: _meet(BACKENDS[device_type], place, timedelta(seconds=timeout_s)))
-        mesh = _grid(device_type, place.size, expert)
-    return World(place.rank, place.size, place.local_rank, device, seed, mesh)
-
-
-def _meet(backends: str, place: Place, timeout: timedelta) -> None:
-    store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=timeout))
-    # After a restart torchrun's store has the addresses of the processes that are gone.
-    attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group(backends, store=attempt, rank=place.rank, world_size=place.size, timeout=timeout)
-
-
-def _grid(device_type: str, size: int, expert: int) -> DeviceMesh:
+def grid_of(device_type: str, size: int, expert: int) -> DeviceMesh:
+    """D x X."""
     return init_device_mesh(device_type, (size // expert, expert), mesh_dim_names=("data", "expert"))
 
 
-def _check_size(size: int, expert: int) -> None:
+def check_size(size: int, expert: int) -> None:
+    """Raises RecipeError where so many processes are no multiple of `expert`."""
     if size % expert:
         what = f"{expert} processes share out the experts, and {size} processes are no multiple of that"
         allowed = ", ".join(str(degree) for degree in range(1, size + 1) if size % degree == 0)
         raise RecipeError(what, where="parallel.expert", allowed=allowed, next_step="or start another number of processes")
-
-
-def _device(device_type: str, place: Place) -> torch.device:
-    if device_type not in BACKENDS:
-        what = f"several processes don't train on {device_type}"
-        raise MachineError(what, where="training.device", allowed=", ".join(BACKENDS), next_step="set it to cpu, or start one process")
-    if device_type == "cpu":
-        return torch.device("cpu")
-    num_gpus = torch.cuda.device_count()
-    if place.local_size > num_gpus:
-        what = f"{place.local_size} processes on this machine, which has {num_gpus} GPUs: each needs its own"
-        raise MachineError(what, where="training.device", next_step=f"torchrun --nproc-per-node {max(1, num_gpus)}, or set it to cpu")
-    torch.cuda.set_device(place.local_rank)
-    return torch.device("cuda", place.local_rank)

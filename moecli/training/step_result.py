@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class StepSums:
     moved_L: Tensor | None
     """int64, assignments that ran on another expert than they chose."""
     process_rows_LW: Tensor | None = None
-    """int64, assignments that each process's experts ran; None where every process has all experts."""
+    """int64, assignments that each process's experts ran in all micro-batches; None where every process has all experts."""
 
     @classmethod
     def of_micro_batch(cls, losses: Losses, records: Sequence[RoutingRecord]) -> StepSums:
@@ -69,11 +69,10 @@ class StepSums:
             (losses,) = world.add_up([losses])
             return StepSums(self._named(losses / world.size), None, None, None, None)
         losses, router_sum_L = world.add_up([losses, self.router_sum_L])
-        counts = [self.chosen_load_LE, self.load_LE, self.moved_L, _rows_by_process(self.load_LE, world)]
-        chosen_load_LE, load_LE, moved_L, rows_LW = world.add_up(counts)
-        return StepSums(
-            self._named(losses / world.size), chosen_load_LE, load_LE, router_sum_L, moved_L, rows_LW if world.expert > 1 else None
-        )
+        rows_LW = [_rows_by_process(self.load_LE, world)] if world.expert > 1 else []
+        chosen_load_LE, load_LE, moved_L, *rows_LW = world.add_up([self.chosen_load_LE, self.load_LE, self.moved_L, *rows_LW])
+        sums = StepSums(self._named(losses / world.size), chosen_load_LE, load_LE, router_sum_L, moved_L)
+        return replace(sums, process_rows_LW=rows_LW[0]) if rows_LW else sums
 
     def _named(self, losses: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.losses, losses.unbind(), strict=True))

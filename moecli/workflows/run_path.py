@@ -41,14 +41,18 @@ def find_run(name: str, out: Path | None) -> RunDir:
         RunError: there is none.
     """
     if out is not None:
-        run = RunDir(out)
-        if not (checkpoint_steps(run) or is_run_without_checkpoint(out)):
+        if not is_begun(out):
             raise RunError("no run with a checkpoint to resume", where=str(out), next_step="leave --resume out to begin a new run")
-        return run
+        return RunDir(out)
     runs = sorted(path for path in (OUTPUTS / name).glob("*") if checkpoint_steps(RunDir(path)))
     if not runs:
         raise RunError("no run with a checkpoint to resume", where=str(OUTPUTS / name), next_step="name the run folder with --out")
     return RunDir(runs[-1])
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a run to go on with, or one that was killed before its first checkpoint."""
+    return bool(checkpoint_steps(RunDir(path))) or is_run_without_checkpoint(path)
 
 
 def begun_later(run: RunDir, name: str) -> list[Path]:

@@ -38,7 +38,7 @@ from moecli.workflows.plan import plan_training
 from moecli.workflows.resume import check_has_text, check_own_files, check_same_data, check_same_recipe, check_same_tokenizer
 from moecli.workflows.rewind import train_with_rewinds
 from moecli.workflows.run_dir import RunDir, created, write_atomically, writing
-from moecli.workflows.run_path import begun_later, find_run, new_run_path
+from moecli.workflows.run_path import begun_later, find_run, is_begun, new_run_path
 from moecli.workflows.sole_use import check_not_in_use, sole_use
 from moecli.workflows.train_job import TrainJob
 from moecli.workflows.train_result import TrainResult, communication_means
@@ -51,6 +51,7 @@ def train(
     *,
     out: Path | None = None,
     resume: bool = False,
+    restarted: bool = False,
     listener: Listener,
     should_stop: Callable[[], bool] = lambda: False,
     world: World | None = None,
@@ -58,6 +59,7 @@ def train(
     """Trains a recipe into a new run folder, or goes on with the one that is there.
 
     Args:
+        restarted: whether a launcher has called this before with the same `out` and lost a process: goes on with the run there, if any.
         world: the processes that train together, each of which has to call this with the same recipe and options. The first one writes
             the run, and tells its listener; those of the others hear the stages that every process goes through.
 
@@ -68,15 +70,22 @@ def train(
     """
     with nullcontext() if world is None else lost_peers():
         world = one_training(recipe, {"--out": None if out is None else str(out), "--resume": resume}, world)
-        return _train(recipe, out, listener, should_stop, world, resume=resume)
+        return _train(recipe, out, listener, should_stop, world, resume=resume, restarted=restarted)
 
 
 def _train(
-    recipe: Recipe, out: Path | None, listener: Listener, should_stop: Callable[[], bool], world: World | None, *, resume: bool
+    recipe: Recipe,
+    out: Path | None,
+    listener: Listener,
+    should_stop: Callable[[], bool],
+    world: World | None,
+    *,
+    resume: bool,
+    restarted: bool,
 ) -> TrainResult:
     started = time.perf_counter()
     with ExitStack() as on_leaving:
-        run = on_first(world, lambda: on_leaving.enter_context(_run_folder(recipe, out, listener, resume=resume)))
+        run = on_first(world, lambda: on_leaving.enter_context(_run_folder(recipe, out, listener, resume=resume, restarted=restarted)))
         job, first_step = _begin(recipe, run, listener, should_stop, world)
         steps = recipe.training.steps
         on_first(world, lambda: _ready(job, first_step))
@@ -135,9 +144,9 @@ def _has_result(run: RunDir, content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _run_folder(recipe: Recipe, out: Path | None, listener: Listener, *, resume: bool) -> Iterator[RunDir]:
+def _run_folder(recipe: Recipe, out: Path | None, listener: Listener, *, resume: bool, restarted: bool) -> Iterator[RunDir]:
     """The folder of the run, for this process alone: the one to resume, or a new one."""
-    if resume:
+    if resume or (restarted and out is not None and is_begun(out)):
         run = find_run(recipe.name, out)
         for later in begun_later(run, recipe.name) if out is None else []:
             listener(Stage(f"going on with {run.path}; {later} is newer, but has no checkpoint: --out {later} begins it again"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,27 @@ def of_one_gpu(world: World, folder: Path) -> list[Curve]:
 COMPILED = (("topk", "shard"), ("sigmoid-bias-shared", "expert"))
 
 
-def of_two_compiled(world: World, folder: Path) -> dict[tuple[str, str], Curve]:
-    """Watched as the logged steps of a training are, which takes the compiled model too."""
+def of_two_compiled(world: World, folder: Path) -> dict[tuple[str, str], tuple[Curve, list[int]]]:
+    """Five steps, and how many compiled graphs the next four call, of which the second is watched as the logged ones of a training are."""
+    called = []
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        def call(*arguments: Any) -> Any:
+            called.append(graph)
+            return graph.forward(*arguments)
+
+        return call
+
+    torch.compile = partial(torch.compile, backend=counting)  # of this process, which ends with the test
     trainings = {}
     for case, layout in COMPILED:
         trainer = build_trainer(_with(CASES[case], compile=True), world, LAYOUTS[layout])
-        curve = train(trainer, last=5)
-        assert trainer.watched_step(5).figures()["communication_bytes"] > 0
-        trainings[case, layout] = curve
+        curve, counts = train(trainer, last=5), []
+        for step in range(5, 9):
+            called.clear()
+            _ = trainer.watched_step(step) if step == 6 else trainer.step(step)
+            counts.append(len(called))
+        trainings[case, layout] = curve, counts
     return trainings
 
 

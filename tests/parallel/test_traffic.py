@@ -104,10 +104,9 @@ def test_shards_are_fetched_before_each_pass_and_gradients_given_away_once(two):
 
 def test_replicas_add_up_their_gradients_once_a_step(two):
     # Beside the gradient each process hands over, in float32 and int64: sums for the balance loss of 2 layers of 4 experts, 3 of each;
-    # 3 losses and 2 sums of routers; 2 loads of 2 layers of 4 experts, and in 2 layers what was moved and what each of 2 processes ran;
-    # 1 square of the norm.
+    # 3 losses and 2 sums of routers; 2 loads of 2 layers of 4 experts, and what was moved in 2 layers; 1 square of the norm.
     blocks, rest = num_params()
-    words = 4 * (2 * 4 * 3) + 4 * (3 + 2) + 8 * (2 * 2 * 4 + 2 + 2 * 2) + 4
+    words = 4 * (2 * 4 * 3) + 4 * (3 + 2) + 8 * (2 * 2 * 4 + 2) + 4
     assert bytes_of_two(two, "replicate", "all_reduce") == 2 * (4 * (blocks + rest) + words)
     accumulated = bytes_of_two(two, "replicate-accumulated", "all_reduce")
     assert accumulated == 2 * (4 * (blocks + rest) + words + 4 * (2 * 4 * 3)), "the second micro-batch has sums of its own"

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from moecli.errors import MachineError, RecipeError
-from moecli.parallel import world
+from moecli.parallel import meeting
+from moecli.parallel.meeting import begin_world
 from moecli.parallel.peers import lost_peers
-from moecli.parallel.world import begin_world
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_port_in_use(launched):
 
 def test_something_that_listens_and_never_answers(launched, monkeypatch):
     """torch's own wait for it has no end."""
-    monkeypatch.setattr(world, "SPARE_S", 0.5)
+    monkeypatch.setattr(meeting, "SPARE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         launched(MASTER_PORT=port, RANK=1)

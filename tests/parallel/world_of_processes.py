@@ -16,7 +16,8 @@ import torch
 import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 
-from moecli.parallel.world import World, begin_world
+from moecli.parallel.meeting import begin_world
+from moecli.parallel.world import World
 
 TIMEOUT_S = 60.0
 

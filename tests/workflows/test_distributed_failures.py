@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from moecli.cli import app
+from moecli.recipe.load import load_recipe
 from moecli.training.metric_log import read_metrics
+from moecli.workflows.train import train
 from tests.workflows.test_train import train_tiny
 from tests.workflows.test_train_distributed import ENDLESS, TIMEOUT_S, ended, started, wait_for
 
@@ -29,6 +31,22 @@ def slow(config):
         time.sleep(6)
     return prepare(config)
 distributed.prepare = slow
+from moecli.cli.app import main
+main()
+"""
+
+
+# An error in the step of one process, of which the others know nothing.
+NO_COMPILER = """
+import os
+from moecli.errors import MachineError
+from moecli.training.trainer import Trainer
+step = Trainer.step
+def broken(self, number):
+    if number == 2 and os.environ["RANK"] == "1":
+        raise MachineError("no compiler here", next_step="install one")
+    return step(self, number)
+Trainer.step = broken
 from moecli.cli.app import main
 main()
 """
@@ -112,6 +130,32 @@ def test_an_environment_that_makes_no_sense_is_refused(tiny_recipe, launched_alo
     monkeypatch.setenv("WORLD_SIZE", "two")
     code, error = told_alone(tiny_recipe, capsys)
     assert code == 2 and "  WORLD_SIZE is 'two'; allowed: 1 or more\n" in error
+
+
+def test_processes_that_may_be_started_again_have_to_find_their_run(tiny_recipe, launched_alone, capsys, monkeypatch):
+    """The newest run of the recipe's name may be another one."""
+    launched_alone(0, 29500)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    assert app.run(["train", str(tiny_recipe)], debug=False) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --max-restarts: torchrun may start the processes again") and "add --out" in error
+
+
+def test_a_training_that_is_started_again_goes_on_or_begins(tiny_recipe):
+    train_tiny(tiny_recipe, "run", ("training.steps=2",))
+    recipe = load_recipe(tiny_recipe).recipe
+    for out in ("run", "new"):
+        result = train(recipe, out=Path(out), restarted=True, listener=lambda event: None)
+        assert result.steps == len([line for line in read_metrics(Path(out) / "metrics.jsonl") if "loss" in line]) == 6
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_alone_is_told_by_it(tiny_recipe):
+    processes = started(["train", str(tiny_recipe), "--out", "run"], program=("-c", NO_COMPILER))
+    (code, _, error), (other_code, _, other_error) = ended(processes)
+    assert (code, other_code) == (1, 1)
+    assert error.startswith("error: another process has ended or does not answer")
+    assert other_error == "error: no compiler here\n  next: install one\n"
 
 
 @pytest.mark.slow
