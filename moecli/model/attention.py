@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.model.config import GPTConfig
+from moecli.moe.linear import Linear
 
 if TYPE_CHECKING:
     from moecli.model.kv_cache import LayerCache
@@ -29,10 +30,10 @@ class Attention(nn.Module):
         self.rope_theta = config.rope_theta
         self.is_grouped = config.num_kv_heads < config.num_heads
         query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(config.d_model, query_width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.d_model, kv_width, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(query_width, config.d_model, bias=False)
+        self.q_proj = Linear(config.d_model, query_width, bias=config.qkv_bias)
+        self.k_proj = Linear(config.d_model, kv_width, bias=config.qkv_bias)
+        self.v_proj = Linear(config.d_model, kv_width, bias=config.qkv_bias)
+        self.o_proj = Linear(query_width, config.d_model, bias=False)
         self.norms_whole_width = config.qk_norm == "full"
         self.q_norm = _qk_norm(config, query_width)
         self.k_norm = _qk_norm(config, kv_width)
@@ -94,18 +95,20 @@ def visible(is_padding_BL: Tensor, is_causal: bool, first_query: int = 0) -> Ten
 
 
 def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * theta^(-2i/K), float32 [S, K], each twice: for features i and i + K/2 (RoFormer, arXiv 2104.09864)."""
+    """cos and sin of position * theta^(-2i/K), float32 [S, K], for features i and i + K/2 (RoFormer, arXiv 2104.09864).
+
+    The first half of the sines is negative: feature i gets x_i cos - x_(i + K/2) sin, feature i + K/2 gets x_(i + K/2) cos + x_i sin.
+    """
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
-    angles_SK = torch.cat((angles, angles), dim=-1)
-    return angles_SK.cos(), angles_SK.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     """Turns each pair of features (i, i + K/2) by its angle; the halves are split as in Llama, not interleaved."""
-    first, second = x_BNSK.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BNSK * cos_SK + turned * sin_SK).to(x_BNSK.dtype)
+    other_half = x_BNSK.roll(x_BNSK.shape[-1] // 2, dims=-1)
+    return (x_BNSK * cos_SK + other_half * sin_SK).to(x_BNSK.dtype)
 
 
 def _in_own_precision(norm: nn.RMSNorm, x: Tensor) -> Tensor:

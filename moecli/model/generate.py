@@ -77,7 +77,8 @@ class CachedDecoding:
         self._cache = KVCache(model.config, batch_size, room, self._device, cache_dtype(model, precision))
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [B, V] after the prompts, none of which is empty."""
+        """Logits [B, V] after the prompts, none of which is empty; what came before is forgotten."""
+        self._cache.clear()
         longest = max(map(len, prompts))
         ids_BS = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts], device=self._device)
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self._device)
@@ -153,8 +154,22 @@ def generate(
     Raises:
         RunError: the logits are no numbers, as of a training that diverged.
     """
-    room = max(map(len, prompts)) + max_tokens - 1
-    decoding: Decoding = Recomputation(model, precision) if leaks_future else CachedDecoding(model, len(prompts), room, precision)
+    decoding = decoding_for(model, len(prompts), room_for(prompts, max_tokens), precision, leaks_future)
+    return decode(decoding, prompts, max_tokens=max_tokens, sampling=sampling, seed=seed)
+
+
+def decoding_for(model: GPT, batch_size: int, room: int, precision: Precision, leaks_future: bool) -> Decoding:
+    """The way of decoding that such a model needs."""
+    return Recomputation(model, precision) if leaks_future else CachedDecoding(model, batch_size, room, precision)
+
+
+def room_for(prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+    """R: the last token is drawn, and goes through no model."""
+    return max(map(len, prompts)) + max_tokens - 1
+
+
+def decode(decoding: Decoding, prompts: Sequence[Sequence[int]], *, max_tokens: int, sampling: Sampling, seed: int) -> Iterator[Tensor]:
+    """`generate` with a way of decoding that is already there, and has room for so much."""
     generator = Generator().manual_seed(seed)
     logits_BV = decoding.begin(prompts)
     for number in range(max_tokens):

@@ -6,15 +6,17 @@ Knows blocks. Must not know text, losses or training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moecli.model.attention import Attention
 from moecli.model.config import GPTConfig
-from moecli.model.kv_cache import KVCache, LayerCache
+from moecli.model.kv_cache import FixedLayerCache, FixedStepCache, KVCache, LayerCache
 from moecli.moe.layers import FEED_FORWARDS, FeedForward, FeedForwardConfig
+from moecli.moe.linear import linear
 from moecli.moe.routing import RoutingRecord, Tokens
 
 
@@ -28,7 +30,9 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FeedForward = FEED_FORWARDS[ffn_config.kind](ffn_config, config.d_model, config.activation)
 
-    def forward(self, x_BSD: Tensor, tokens: Tokens, cache: LayerCache | None = None) -> tuple[Tensor, RoutingRecord | None]:
+    def forward(
+        self, x_BSD: Tensor, tokens: Tokens, cache: LayerCache | FixedLayerCache | None = None
+    ) -> tuple[Tensor, RoutingRecord | None]:
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), tokens.is_padding_BS, cache)
         y_BSD, record = self.ffn(self.ffn_norm(x_BSD), tokens)
         return x_BSD + y_BSD, record
@@ -66,7 +70,12 @@ class GPT(nn.Module):
         return {layer: ffn.expert_outputs for layer, ffn in enumerate(self.feed_forwards()) if ffn.routes}
 
     def forward(
-        self, ids_BS: Tensor, is_padding_BS: Tensor | None = None, cache: KVCache | None = None, *, last_only: bool = False
+        self,
+        ids_BS: Tensor,
+        is_padding_BS: Tensor | None = None,
+        cache: KVCache | FixedStepCache | None = None,
+        *,
+        last_only: bool = False,
     ) -> tuple[Tensor, tuple[RoutingRecord | None, ...]]:
         """Returns logits [B, S, V] and a record per layer, None where the layer does not route.
 
@@ -77,6 +86,7 @@ class GPT(nn.Module):
             cache: holds the tokens that came before these, and takes these in.
             last_only: logits [B, 1, V] of the last position alone, which is all that generation asks for.
         """
+        layer_caches: Sequence[LayerCache | FixedLayerCache] | None
         if cache is None:
             tokens, layer_caches = Tokens(ids_BS, is_padding_BS), None
         else:
@@ -92,4 +102,4 @@ class GPT(nn.Module):
                 x_BSD, record = block(x_BSD, tokens)
             records.append(record)
         output_weight = self.embedding.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(self.norm(x_BSD[:, -1:] if last_only else x_BSD), output_weight), tuple(records)
+        return linear(self.norm(x_BSD[:, -1:] if last_only else x_BSD), output_weight), tuple(records)

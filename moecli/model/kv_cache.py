@@ -19,10 +19,8 @@ from moecli.moe.routing import Prefix, Tokens
 
 @dataclass(frozen=True, slots=True)
 class CachedPass:
-    """What the attention of every layer goes by while the positions from `start` to `end` go through the model."""
+    """What the attention of every layer goes by while some positions go through the model."""
 
-    start: int
-    end: int
     cos_SK: Tensor
     sin_SK: Tensor
     mask_B1SL: Tensor | None
@@ -33,18 +31,20 @@ class CachedPass:
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer's keys and values during a pass."""
+    """One layer's keys and values during a pass: views of those of the whole cache."""
 
-    keys_BMRK: Tensor
-    values_BMRK: Tensor
+    keys_BMLK: Tensor
+    values_BMLK: Tensor
+    new_keys_BMSK: Tensor
+    """The last of them, which this pass has to write."""
+    new_values_BMSK: Tensor
     now: CachedPass
 
     def extend(self, k_BMSK: Tensor, v_BMSK: Tensor) -> tuple[Tensor, Tensor]:
         """Writes the keys (turned by their positions) and values of this pass, and returns those of all positions so far, [B, M, L, K]."""
-        start, end = self.now.start, self.now.end
-        self.keys_BMRK[:, :, start:end] = k_BMSK
-        self.values_BMRK[:, :, start:end] = v_BMSK
-        return self.keys_BMRK[:, :, :end], self.values_BMRK[:, :, :end]
+        self.new_keys_BMSK.copy_(k_BMSK)
+        self.new_values_BMSK.copy_(v_BMSK)
+        return self.keys_BMLK, self.values_BMLK
 
 
 class KVCache:
@@ -62,14 +62,23 @@ class KVCache:
         assert config.is_causal, "a later token would change the earlier ones"
         assert config.num_kv_heads is not None and config.head_dim is not None
         shape = (config.num_layers, batch_size, config.num_kv_heads, room, config.head_dim)
-        self._keys = torch.empty(shape, device=device, dtype=dtype).unbind()
-        self._values = torch.empty(shape, device=device, dtype=dtype).unbind()
+        # Zeros: a step of fixed size weighs the positions to come with 0, which makes 0 of any number, but not of what is none.
+        self._keys = torch.zeros(shape, device=device, dtype=dtype)
+        self._values = torch.zeros(shape, device=device, dtype=dtype)
         self._cos_RK, self._sin_RK = rotary_angles(room, config.head_dim, config.rope_theta, device)
         self._is_padding_BR = torch.zeros(batch_size, room, device=device, dtype=torch.bool)
         self._has_padding = False
         self._before: Prefix | None = None
+        self._keeps_prefix = config.ffn.goes_by_prefix
         self.length = 0
         """Positions that are filled."""
+
+    def clear(self) -> None:
+        """Room for other sequences."""
+        self.length = 0
+        self._is_padding_BR.zero_()
+        self._has_padding = False
+        self._before = None
 
     @staticmethod
     def num_bytes(config: GPTConfig, batch_size: int, room: int, dtype: torch.dtype = torch.float32) -> int:
@@ -88,13 +97,79 @@ class KVCache:
         # A single query sees all positions so far, and kernels that need no mask are the fast ones.
         needs_mask = self._has_padding or (start > 0 and end - start > 1)
         now = CachedPass(
-            start=start,
-            end=end,
             cos_SK=self._cos_RK[start:end],
             sin_SK=self._sin_RK[start:end],
             mask_B1SL=visible(self._is_padding_BR[:, :end], is_causal=True, first_query=start) if needs_mask else None,
             is_causal=start == 0 and end > 1 and not needs_mask,
         )
-        self._before = prefix_after(tokens)
+        if self._keeps_prefix:
+            self._before = prefix_after(tokens)
         self.length = end
-        return tokens, [LayerCache(keys, values, now) for keys, values in zip(self._keys, self._values, strict=True)]
+        # Of all layers at once: a view costs as much as a small product.
+        views = [kept.narrow(3, *part).unbind() for part in ((0, end), (start, end - start)) for kept in (self._keys, self._values)]
+        return tokens, [
+            LayerCache(keys, values, new_keys, new_values, now) for keys, values, new_keys, new_values in zip(*views, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLayerCache:
+    """One layer's keys and values for a step of fixed size: of all R positions, of which those to come are hidden."""
+
+    keys_BMRK: Tensor
+    values_BMRK: Tensor
+    position_1: Tensor
+    now: CachedPass
+
+    def extend(self, k_BM1K: Tensor, v_BM1K: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes the key and value of the new position, and returns those of all, [B, M, R, K]."""
+        self.keys_BMRK.index_copy_(2, self.position_1, k_BM1K)
+        self.values_BMRK.index_copy_(2, self.position_1, v_BM1K)
+        return self.keys_BMRK, self.values_BMRK
+
+
+class FixedStepCache:
+    """A cache whose next positions come one by one, each by the same operations on tensors of the same sizes: what a compiler wants.
+
+    The price is that attention reads the keys of the whole room at each of them.
+
+    Args:
+        cache: whose room this is. It takes in the prompts; then `follow` it.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._keys, self._values = cache._keys.unbind(), cache._values.unbind()
+        batch_size, self._room = cache._is_padding_BR.shape
+        self._position_1 = torch.zeros(1, dtype=torch.int64, device=cache._keys.device)
+        none_B = torch.zeros(batch_size, dtype=torch.int64, device=cache._keys.device)
+        self._before = Prefix(none_B, none_B.clone()) if cache._keeps_prefix else None
+
+    def follow(self) -> None:
+        """Takes over where the cache stands."""
+        self._position_1.fill_(self._cache.length)
+        if self._before is not None and self._cache._before is not None:
+            self._keep(self._cache._before)
+
+    def begin(self, ids_B1: Tensor, is_padding_B1: Tensor | None) -> tuple[Tokens, list[FixedLayerCache]]:
+        """Takes the next position in, as KVCache.begin does."""
+        assert is_padding_B1 is None and ids_B1.shape[1] == 1
+        # What is kept from step to step is written anew in this one, before the layers read what it was.
+        before, position_1 = self._before, self._position_1.clone()
+        tokens = Tokens(ids_B1, before=before and Prefix(before.num_tokens_B.clone(), before.bits_B.clone()))
+        is_seen_R = torch.arange(self._room, device=ids_B1.device) <= position_1
+        now = CachedPass(
+            cos_SK=self._cache._cos_RK.index_select(0, position_1),
+            sin_SK=self._cache._sin_RK.index_select(0, position_1),
+            mask_B1SL=(is_seen_R & ~self._cache._is_padding_BR)[:, None, None],
+            is_causal=False,
+        )
+        if before is not None:
+            self._keep(prefix_after(tokens))
+        self._position_1.add_(1)
+        return tokens, [FixedLayerCache(*own, position_1, now) for own in zip(self._keys, self._values, strict=True)]
+
+    def _keep(self, before: Prefix) -> None:
+        assert self._before is not None
+        self._before.num_tokens_B.copy_(before.num_tokens_B)
+        self._before.bits_B.copy_(before.bits_B)

@@ -30,11 +30,13 @@ class ExpertQueues:
 def dispatch_dropless(routing: Routing) -> tuple[ExpertQueues, RoutingRecord]:
     """Every assignment is kept, however many an expert gets (MegaBlocks, arXiv 2211.15841)."""
     queues = _queues(routing.token_ids_A, routing.expert_ids_A, routing.weights_A, routing.num_experts, routing.has_all_choices)
+    return queues, record_of_kept(routing, queues.load_E)
+
+
+def record_of_kept(routing: Routing, load_E: Tensor) -> RoutingRecord:
+    """The record where every assignment is computed by the expert that was chosen."""
     kept_A = torch.ones_like(routing.expert_ids_A, dtype=torch.bool)
-    record = RoutingRecord(
-        routing, chosen_load_E=queues.load_E, load_E=queues.load_E, kept_A=kept_A, final_expert_ids_A=routing.expert_ids_A
-    )
-    return queues, record
+    return RoutingRecord(routing, chosen_load_E=load_E, load_E=load_E, kept_A=kept_A, final_expert_ids_A=routing.expert_ids_A)
 
 
 def dispatch_with_capacity(routing: Routing, config: CapacityConfig, factor: float) -> tuple[ExpertQueues, RoutingRecord]:

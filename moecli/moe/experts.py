@@ -1,6 +1,6 @@
 """E feed-forward networks with stacked weights, run on queues of tokens that are sorted by expert.
 
-Knows two ways of running them, each proved against the same oracle. Must not know how the queues came about.
+Knows the ways of running them, each proved against the same oracle, and when each pays. Must not know how the queues came about.
 Shape letters: see routing.py.
 """
 
@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from moecli.moe.activations import ACTIVATIONS, Activation, ActivationName
 from moecli.moe.blocked_experts import BlockedExperts
 from moecli.moe.dispatch import ExpertQueues
+from moecli.moe.few_tokens import run_gathered, run_one_token
 from moecli.moe.grouped_experts import run_grouped
+from moecli.moe.linear import compute_dtype
+from moecli.moe.routing import Routing
 
 # grouped_mm wants the rows of both matrices to start at multiples of so many bytes.
 GROUPED_MM_ALIGNMENT_BYTES = 16
+# Assignments of a compiled step of generation, which reads the weights of each. More are a batch, whose experts are read once.
+MOST_GATHERED = 1024
 
 
 class Experts(nn.Module):
@@ -57,6 +62,26 @@ class Experts(nn.Module):
         y_TD = run(x_TD, queues, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
         return y_TD if beside is None else y_TD + beside(x_TD)
 
+    def needs_queues(self, routing: Routing) -> bool:
+        """Whether a routing has to be sorted by expert before these experts can run. Not so outside of autograd for a single token, nor
+        for a compiler, for which lengths of queues would be data, as long as there are so few that it pays; and not if some of the experts
+        live elsewhere."""
+        if torch.is_grad_enabled() or len(self.in_proj) < self.num_experts:
+            return True
+        if torch.compiler.is_compiling():
+            return len(routing.expert_ids_A) > MOST_GATHERED
+        return not (routing.has_all_choices and len(routing.logits_TE) == 1)
+
+    def forward_unsorted(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """What `forward` computes for the queues of all assignments, where these are not needed."""
+        chosen = (routing.expert_ids_A, routing.weights_A, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
+        if not torch.compiler.is_compiling():
+            return run_one_token(x_TD, *chosen)
+        out_AD = run_gathered(x_TD[routing.token_ids_A], *chosen)
+        if routing.has_all_choices:
+            return out_AD.unflatten(0, (len(x_TD), -1)).sum(dim=1)
+        return torch.zeros_like(x_TD, dtype=out_AD.dtype).index_add(0, routing.token_ids_A, out_AD)
+
     def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
         """Every expert on every token, [T, D] -> [T, D]: one wide network whose hidden state is weighted expert by expert."""
         num_experts, d_model, hidden = self.out_proj.shape
@@ -90,9 +115,3 @@ def run_one_by_one(
         in_proj_EFD, out_proj_EDH = in_proj_EFD.detach(), out_proj_EDH.detach()
     with torch.autocast(x_TD.device.type, enabled=False):  # the casts are spelled out
         return BlockedExperts.apply(x_TD, queues.weights_A, in_proj_EFD, out_proj_EDH, queues.token_ids_A, lengths, activation, dtype)
-
-
-def compute_dtype(x_TD: Tensor) -> torch.dtype:
-    """Of matrix products: what autocast says, where it is on."""
-    device_type = x_TD.device.type
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else x_TD.dtype

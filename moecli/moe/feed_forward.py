@@ -14,6 +14,7 @@ from moecli.config import KindConfig, PositiveInt
 from moecli.errors import FieldProblem
 from moecli.moe.activations import ACTIVATIONS, ActivationName
 from moecli.moe.causality import Leak
+from moecli.moe.linear import Linear
 from moecli.moe.routing import RoutingRecord, Tokens
 from moecli.moe.weight_sum import WeightSum
 
@@ -47,6 +48,11 @@ class FeedForwardConfig(KindConfig):
     @property
     def mixes_by_weights(self) -> bool:
         """Whether there are weights that decide how tokens and experts find each other: of a router, a gate, soft mixing."""
+        return False
+
+    @property
+    def goes_by_prefix(self) -> bool:
+        """Whether in evaluation the ids before a token decide what happens to it, so that a cache has to keep them in mind."""
         return False
 
     @property
@@ -123,8 +129,8 @@ class MLP(FeedForward):
         super().__init__()
         assert config.d_ff is not None
         self.activation = ACTIVATIONS[activation]
-        self.in_proj = nn.Linear(d_model, self.activation.in_width(config.d_ff), bias=False)
-        self.out_proj = nn.Linear(config.d_ff, d_model, bias=False)
+        self.in_proj = Linear(d_model, self.activation.in_width(config.d_ff), bias=False)
+        self.out_proj = Linear(config.d_ff, d_model, bias=False)
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, None]:
         return self.out_proj(self.activation.function(self.in_proj(x_BSD))), None

@@ -15,7 +15,7 @@ from moecli.errors import FieldProblem
 from moecli.moe.activations import ActivationName
 from moecli.moe.capacity import CapacityConfig
 from moecli.moe.causality import Leak
-from moecli.moe.dispatch import ExpertQueues, dispatch_dropless, dispatch_with_capacity
+from moecli.moe.dispatch import ExpertQueues, count_load, dispatch_dropless, dispatch_with_capacity, record_of_kept
 from moecli.moe.experts import Experts
 from moecli.moe.feed_forward import MLP, FeedForward, FeedForwardConfig, MLPConfig
 from moecli.moe.routers import ROUTERS, RouterConfig, TopKConfig
@@ -58,6 +58,10 @@ class SparseMoEConfig(FeedForwardConfig):
     @property
     def mixes_by_weights(self) -> bool:
         return self.router.learns or self.shared_gate
+
+    @property
+    def goes_by_prefix(self) -> bool:
+        return self.router.goes_by_prefix
 
     @property
     def num_routed_experts(self) -> int:
@@ -134,15 +138,27 @@ class SparseMoE(FeedForward):
         self.router.init_weights(generator)
 
     def forward(self, x_BSD: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, RoutingRecord]:
-        queues, record = self._dispatch(self.router(x_BSD, tokens))
-        y_TD = self.experts(x_BSD.flatten(0, 1), queues, beside=None if self.shared is None else self._shared_output)
-        return y_TD.view_as(x_BSD), record
+        routing, x_TD = self.router(x_BSD, tokens), x_BSD.flatten(0, 1)
+        beside = None if self.shared is None else self._shared_output
+        if self._capacity_factor is None and not self.experts.needs_queues(routing):
+            record = record_of_kept(routing, count_load(routing.expert_ids_A, routing.num_experts))
+            y_TD = self.experts.forward_unsorted(x_TD, routing)
+            return (y_TD if beside is None else y_TD + beside(x_TD)).view_as(x_BSD), record
+        queues, record = self._dispatch(routing)
+        return self.experts(x_TD, queues, beside=beside).view_as(x_BSD), record
+
+    @property
+    def _capacity_factor(self) -> float | None:
+        if self.capacity is None:
+            return None
+        return self.capacity.factor if self.training else self.capacity.eval_factor
 
     def _dispatch(self, routing: Routing) -> tuple[ExpertQueues, RoutingRecord]:
-        if self.capacity is None:
+        factor = self._capacity_factor
+        if factor is None:
             return dispatch_dropless(routing)
-        factor = self.capacity.factor if self.training else self.capacity.eval_factor
-        return dispatch_dropless(routing) if factor is None else dispatch_with_capacity(routing, self.capacity, factor)
+        assert self.capacity is not None
+        return dispatch_with_capacity(routing, self.capacity, factor)
 
     def _shared_output(self, x_TD: Tensor) -> Tensor:
         assert self.shared is not None

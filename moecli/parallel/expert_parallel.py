@@ -17,7 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from moecli.moe.dispatch import ExpertQueues
-from moecli.moe.experts import Experts, compute_dtype
+from moecli.moe.experts import Experts
+from moecli.moe.linear import compute_dtype
 
 
 class ExpertParallel(Experts):

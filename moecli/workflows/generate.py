@@ -16,21 +16,24 @@ from torch import Tensor
 from moecli.data.tokenizer import Tokenizer
 from moecli.errors import DataError, RunError
 from moecli.model.checkpoint import load_model
+from moecli.model.compiled_decoding import CompiledDecoding, rounded_up
 from moecli.model.device import check_memory, pick_device
-from moecli.model.generate import Sampling, cache_dtype, generate
+from moecli.model.generate import Decoding, Sampling, cache_dtype, decode, decoding_for, room_for
 from moecli.model.gpt import GPT
 from moecli.model.kv_cache import KVCache
-from moecli.recipe.leak_notes import leaks_json
+from moecli.recipe.leak_notes import SEES_FUTURE, leaks_json
 from moecli.recipe.load import load_recipe
 from moecli.recipe.schema import Recipe
 from moecli.workflows.events import Listener, Progress, Stage
-from moecli.workflows.generate_notes import generate_notes
+from moecli.workflows.generate_notes import EVERY_PASS, generate_notes
 from moecli.workflows.growing_text import Finish, GrowingText
 from moecli.workflows.opened_run import check_fits
 from moecli.workflows.run_dir import find_checkpoint
 
 TextListener = Callable[[int, str], None]
 """Told the number of a text and what it has grown by."""
+
+COMPILING = Stage("compiling the step of one token")
 
 # While a token is drawn, its logits are there in float64 as they came, sorted, and as probabilities.
 DRAW_BYTES_PER_LOGIT = 4 * 8
@@ -57,12 +60,16 @@ class GenerateRequest:
     seed: int = 0
     stop: Sequence[str] = ()
     """Texts at which one ends; they are cut off."""
+    compiles: bool = False
+    """Whether torch.compile makes one program of the step of a token, before the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
     """How long the texts took."""
 
+    compiling: float | None
+    """None where nothing is compiled."""
     prompt: float
     """The pass over the prompts, with the first token of each text."""
     later: float
@@ -105,6 +112,7 @@ class Generation:
             "tokens": self.tokens,
             "tokens_per_s": self.tokens_per_s,
             "prompt_seconds": self.seconds.prompt,
+            "compile_seconds": self.seconds.compiling,
             "seed": self.seed,
             "notes": self.notes,
             **leaks_json(self.recipe),
@@ -128,15 +136,13 @@ def generate_text(
         should_stop: asked after each token; then all texts end where they are.
 
     Raises:
-        RunError: no run, a damaged one, or one that can't generate.
+        RunError: no run, a damaged one, or one that can't generate, or not by a compiled step.
         DataError: a prompt that the run's tokenizer can't take.
-        MachineError: the keys and values of so many positions don't fit into memory.
+        MachineError: the keys and values of so many positions don't fit into memory, or there is no compiler.
     """
     run, checkpoint = find_checkpoint(run_path)
     recipe = load_recipe(run.recipe).recipe
-    if recipe.objective == "masked-lm":
-        what = "trained on masked-lm: it fills in hidden tokens from both sides, and has never gone on with a text"
-        raise RunError(what, where=str(run_path), next_step="give a run with objective causal-lm")
+    _check_recipe(recipe, run_path, request.compiles)
     tokenizer = Tokenizer.load(run.tokenizer)
     distinct = {prompt.text: prompt for prompt in request.prompts}
     ids_of = {text: _encode(prompt, tokenizer) for text, prompt in distinct.items()}
@@ -145,9 +151,11 @@ def generate_text(
     _check_memory(model, recipe, max(map(len, ids_of.values())), request)
     prompts = [prompt.text for prompt in request.prompts for _ in range(request.num_samples)]
     texts = [GrowingText(tokenizer, ids_of[prompt], request.stop) for prompt in prompts]
+    ids, model = [text.prompt_ids for text in texts], model.to(pick_device(recipe.training.device))
+    decoding, compiling = _decoding(model, recipe, len(texts), room_for(ids, request.max_tokens), listener if request.compiles else None)
     listener(Stage(f"writing {len(texts):,} text{'s' * (len(texts) > 1)} of up to {request.max_tokens:,} tokens"))
-    steps = _steps(model.to(pick_device(recipe.training.device)), recipe, texts, request)
-    seconds = _write(steps, texts, request.max_tokens, text_listener, listener, should_stop)
+    steps = decode(decoding, ids, max_tokens=request.max_tokens, sampling=request.sampling, seed=request.seed)
+    prompt, later = _write(steps, texts, request.max_tokens, text_listener, listener, should_stop)
     return Generation(
         checkpoint=checkpoint,
         recipe=recipe,
@@ -155,23 +163,29 @@ def generate_text(
         texts=[text.text for text in texts],
         finishes=[text.finish or "length" for text in texts],
         tokens=sum(text.num_tokens for text in texts),
-        seconds=seconds,
+        seconds=Seconds(compiling, prompt, later),
         seed=request.seed,
         notes=generate_notes(recipe, len(texts), longest=max(len(text.prompt_ids) + text.num_tokens for text in texts)),
     )
 
 
-def _steps(model: GPT, recipe: Recipe, texts: list[GrowingText], request: GenerateRequest) -> Iterator[Tensor]:
-    """The next id of each text, again and again."""
-    return generate(
-        model,
-        [text.prompt_ids for text in texts],
-        max_tokens=request.max_tokens,
-        sampling=request.sampling,
-        seed=request.seed,
-        precision=recipe.training.precision,
-        leaks_future=recipe.leaks_future,
-    )
+def _check_recipe(recipe: Recipe, run_path: Path, compiles: bool) -> None:
+    """Raises RunError where such a run can't generate."""
+    if recipe.objective == "masked-lm":
+        what = "trained on masked-lm: it fills in hidden tokens from both sides, and has never gone on with a text"
+        raise RunError(what, where=str(run_path), next_step="give a run with objective causal-lm")
+    if compiles and recipe.leaks_future:
+        what = f"{SEES_FUTURE}; {EVERY_PASS}, so there is no step of one size to compile"
+        raise RunError(what, where=str(run_path), next_step="leave --compile out")
+
+
+def _decoding(model: GPT, recipe: Recipe, num_texts: int, room: int, compile_listener: Listener | None) -> tuple[Decoding, float | None]:
+    """With the seconds of compiling, if there is somebody to tell of it."""
+    if compile_listener is None:
+        return decoding_for(model, num_texts, room, recipe.training.precision, recipe.leaks_future), None
+    compile_listener(COMPILING)
+    begun = time.perf_counter()
+    return CompiledDecoding(model, num_texts, room, recipe.training.precision), time.perf_counter() - begun
 
 
 def _write(
@@ -181,8 +195,8 @@ def _write(
     text_listener: TextListener,
     listener: Listener,
     should_stop: Callable[[], bool],
-) -> Seconds:
-    """Lets the texts grow to their ends."""
+) -> tuple[float, float]:
+    """Lets the texts grow to their ends: seconds to the first token of each, and of all later ones."""
     begun = first = time.perf_counter()
     last: Finish = "length"
     unit = "tokens" if len(texts) == 1 else "tokens of the longest text"
@@ -201,7 +215,7 @@ def _write(
     for index, text in enumerate(texts):
         if text.finish is None:
             text_listener(index, text.end(last))
-    return Seconds(first - begun, time.perf_counter() - first)
+    return first - begun, time.perf_counter() - first
 
 
 def _encode(prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
@@ -222,7 +236,8 @@ def _check_memory(model: GPT, recipe: Recipe, longest: int, request: GenerateReq
     """Raises MachineError where weights, cache and logits of so many texts, after a prompt of `longest` ids, are more than the memory."""
     num_texts, room = len(request.prompts) * request.num_samples, longest + request.max_tokens - 1
     weight_bytes = sum(parameter.numel() * parameter.itemsize for parameter in model.parameters())
-    cache_bytes = KVCache.num_bytes(model.config, num_texts, room, cache_dtype(model, recipe.training.precision))
+    cached = rounded_up(room) if request.compiles else room
+    cache_bytes = KVCache.num_bytes(model.config, num_texts, cached, cache_dtype(model, recipe.training.precision))
     draw_bytes = num_texts * model.vocab_size * DRAW_BYTES_PER_LOGIT
     check_memory(
         weight_bytes + draw_bytes + (0 if recipe.leaks_future else cache_bytes),

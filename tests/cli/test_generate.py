@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from moecli.cli import stage_progress
 from moecli.model.generate import CachedDecoding
@@ -88,6 +91,29 @@ def test_the_options_reach_the_draws(run, inside):
         assert said(inside, "--max-tokens", "30", *options)["text"] == greedy, options
     for options in (("--seed", "1"), ("--temperature", "2"), ("--top-k", "2"), ("--top-p", "0.3")):
         assert said(inside, "--max-tokens", "30", *options)["text"] != base["text"], options
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # what torch.compile itself does
+def test_a_compiled_step_says_what_it_waits_for_and_how_long_that_was(run, inside, monkeypatch):
+    options = ("--prompt", "a cat", "--max-tokens", "12", "--seed", "4")
+    text = inside("generate", run, *options)[1]
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    code, out, errors = inside("generate", run, *options, "--compile")
+    assert (code, out) == (0, text)
+    assert re.match(
+        r"compiling the step of one token\n\d+ tokens, [\d,.]+ tokens/s, after \d+\.\d s of compiling, ended by: length\n", errors
+    )
+
+
+def test_a_machine_without_compiler_is_exit_code_1(run, inside, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def fails(*arguments: object, **options: object) -> object:
+        raise TorchDynamoException("no working C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: fails)
+    code, out, errors = inside("generate", run, "--compile")
+    assert (code, out) == (1, "") and "--compile: torch.compile fails here: no working C++ compiler" in errors
 
 
 def test_a_stop_text_reaches_the_end(run, inside):

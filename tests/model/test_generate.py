@@ -82,11 +82,20 @@ def test_a_prompt_in_parts_is_the_same_prompt(monkeypatch):
     assert texts(model, PROMPTS) == expected
 
 
+@torch.no_grad()
+def test_other_prompts_begin_anew():
+    decoding = CachedDecoding(gpt(FFNS["random"]), 3, 9, "float32")
+    first_BV = decoding.begin(PROMPTS)
+    decoding.step(torch.tensor([1, 2, 3]))
+    assert not torch.equal(decoding.begin([[8], [7, 7, 7], [6]]), first_BV)
+    assert torch.equal(decoding.begin(PROMPTS), first_BV)
+
+
 def test_bfloat16_keeps_keys_and_values_in_bfloat16_and_follows_recomputation():
     model = gpt(FFNS["topk"], num_kv_heads=2, qk_norm="head")
     cached, whole = CachedDecoding(model, 3, 9, "bfloat16"), Recomputation(model, "bfloat16")
     logits_BV, expected_BV = cached.begin(PROMPTS), whole.begin(PROMPTS)
-    assert cached._cache._keys[0].dtype == torch.bfloat16
+    assert cached._cache._keys.dtype == torch.bfloat16
     # bfloat16 keeps 8 bits: products round by up to 2^-8 of their size, and a masked row takes other sums than one alone.
     assert (logits_BV - expected_BV).norm() / expected_BV.norm() < 0.02
     assert not torch.equal(expected_BV.float(), Recomputation(model, "float32").begin(PROMPTS))

@@ -136,7 +136,7 @@ def test_its_bytes_are_known_before_it_is_there():
     # Keys and values of 3 layers, 5 sequences, 2 heads, 7 positions, 4 numbers of 4 bytes.
     assert KVCache.num_bytes(config, 5, 7) == 2 * 3 * 5 * 2 * 7 * 4 * 4
     cache = KVCache(config, 5, 7, CPU, torch.bfloat16)
-    held = sum(tensor.numel() * tensor.itemsize for tensor in (*cache._keys, *cache._values))
+    held = sum(tensor.numel() * tensor.itemsize for tensor in (cache._keys, cache._values))
     assert KVCache.num_bytes(config, 5, 7, torch.bfloat16) == held
 
 
@@ -194,7 +194,7 @@ def test_no_tensor_grows_with_the_position_but_the_keys_and_values_that_attentio
         seen[position] = ops.seen
     assert len(seen[16]) == len(seen[1000]) > 50
     grown = {early[0] for early, late in zip(seen[16], seen[1000], strict=True) if early != late}
-    assert grown == {"aten.slice.Tensor"}
+    assert grown == {"aten.slice.Tensor", "aten.unbind.int"}, "more than views"
     assert [name for name, _ in seen[16]] == [name for name, _ in seen[1000]]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -175,6 +177,30 @@ def test_the_rate_is_of_the_tokens_after_the_pass_over_the_prompt(trained, monke
     assert (content["tokens_per_s"], content["prompt_seconds"]) == (3.0, 4.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # what torch.compile itself does
+def test_a_compiled_step_writes_the_same_text_and_its_seconds_are_its_own(trained, monkeypatch):
+    run, events = trained(), []
+    request = GenerateRequest([Prompt("x"), Prompt("cat")], 2, 9, seed=9)
+    expected = generate_text(run, request, nowhere)
+    assert expected.to_json()["compile_seconds"] is None
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    # Compiling from 1 to 8; begun at 10, the first tokens there at 14, the end at 16.
+    clock = iter([1.0, 8.0, 10.0, 14.0, 16.0])
+    monkeypatch.setattr(generate_file, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    result = generate_text(run, replace(request, compiles=True), nowhere, events.append)
+    assert result.texts == expected.texts
+    content = result.to_json()
+    assert (content["compile_seconds"], content["prompt_seconds"]) == (7.0, 4.0)
+    assert content["tokens_per_s"] == (result.tokens - 4) / 2.0
+    assert events[:2] == [Stage("compiling the step of one token"), Stage("writing 4 texts of up to 9 tokens")]
+
+
+def test_a_model_that_sees_its_future_has_no_step_to_compile(trained):
+    run = trained(EXPERT_CHOICE + "}", LEAK)
+    with pytest.raises(RunError, match=r"sees its future.* no step of one size to compile\n.*next: leave --compile out"):
+        generate_text(run, GenerateRequest(compiles=True), nowhere)
+
+
 def test_one_token_has_no_rate(trained):
     content = generate_text(trained(), GenerateRequest([Prompt("x")], 2, 1), nowhere).to_json()
     assert (content["tokens"], content["tokens_per_s"]) == (2, None)
@@ -193,8 +219,8 @@ def test_json(trained):
     content = generate_text(run, GenerateRequest([Prompt("x")], 2, 4, seed=9), nowhere).to_json()
     assert json.loads(json.dumps(content)) == content
     assert content.keys() == {
-        "checkpoint", "prompts", "text", "finish", "tokens", "tokens_per_s", "prompt_seconds", "seed", "notes", "objective",
-        "leaks_future", "mixes_rows",
+        "checkpoint", "prompts", "text", "finish", "tokens", "tokens_per_s", "prompt_seconds", "compile_seconds", "seed", "notes",
+        "objective", "leaks_future", "mixes_rows",
     }  # fmt: skip
     assert (content["prompts"], content["seed"], content["notes"]) == (["x", "x"], 9, [])
     assert content["tokens_per_s"] > 0 and content["tokens"] == 8

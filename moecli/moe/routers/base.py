@@ -29,6 +29,8 @@ class RouterConfig(KindConfig):
     """Whether there is anything to learn."""
     weighs_evenly: ClassVar[bool] = False
     """Whether all weights are the same."""
+    goes_by_prefix: ClassVar[bool] = False
+    """Whether in evaluation the ids before a token decide its experts, so that a cache has to keep them in mind."""
 
     @property
     def has_selection_bias(self) -> bool:
@@ -134,6 +136,8 @@ class TokenChoiceRouter(Router):
 def float32_logits(x_BSD: Tensor, weight_ED: Tensor) -> Tensor:
     """Router logits [T, E] in float32 whatever autocast says: Switch's selective precision (arXiv 2101.03961, section 2.4)."""
     x_TD = x_BSD.flatten(0, -2)
+    if not torch.is_autocast_enabled(x_TD.device.type):  # of a single token, the context costs as much as the product
+        return F.linear(x_TD.float(), weight_ED.float())
     with torch.autocast(device_type=x_TD.device.type, enabled=False):
         return F.linear(x_TD.float(), weight_ED.float())
 
@@ -158,10 +162,10 @@ def token_choice(
     num_tokens, top_k = expert_ids_TK.shape
     device = expert_ids_TK.device
     lists_A = (
-        torch.arange(num_tokens, device=device).repeat_interleave(top_k),
+        torch.arange(num_tokens, device=device)[:, None].expand(-1, top_k).flatten(),
         expert_ids_TK.flatten(),
         weights_TK.flatten(),
-        torch.arange(top_k, device=device).repeat(num_tokens),
+        torch.arange(top_k, device=device).expand(num_tokens, -1).flatten(),
     )
     is_padding_T = padding_of(tokens)
     if is_padding_T is not None:

@@ -22,6 +22,7 @@ class RandomConfig(TokenChoiceConfig):
 
     learns: ClassVar[bool] = False
     weighs_evenly: ClassVar[bool] = True
+    goes_by_prefix: ClassVar[bool] = True
 
     kind: Literal["random"] = "random"
     seed: NonNegativeInt = 0
