@@ -5,16 +5,19 @@ Knows the step of generate.py. Must not know text. Shape letters: see moe/routin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from moecli.errors import MachineError
+from moecli.errors import MachineError, RunError
 from moecli.model.device import Precision, autocast
 from moecli.model.generate import CachedDecoding, evaluating
 from moecli.model.gpt import GPT
 from moecli.model.kv_cache import FixedStepCache
+from moecli.moe.experts import MOST_GATHERED
+from moecli.moe.layers import SparseMoE
 
 # A room is rounded up to a multiple of this: programs that were compiled for one are found again by the next text of about its length.
 ROOM_STEP = 128
@@ -27,10 +30,12 @@ class CompiledDecoding(CachedDecoding):
     Making it takes the compiler seconds, which the constructor waits for.
 
     Raises:
+        RunError: so many texts at once are no work for it.
         MachineError: this machine can't compile.
     """
 
     def __init__(self, model: GPT, batch_size: int, room: int, precision: Precision) -> None:
+        _check_batch(model, batch_size)
         super().__init__(model, batch_size, rounded_up(room), precision)
         self._fixed = FixedStepCache(self._cache)
         # What calls the kernels is compiled too: in Python it takes a small model as long as the kernels themselves.
@@ -64,6 +69,14 @@ class CompiledDecoding(CachedDecoding):
             what = f"torch.compile fails here: {reason}"
             raise MachineError(what, where="--compile", next_step="install a C++ compiler, or leave --compile out") from error
         self._fixed.follow()
+
+
+def _check_batch(model: GPT, batch_size: int) -> None:
+    chosen = [ffn.router.assignments_per_token for ffn in model.feed_forwards() if isinstance(ffn, SparseMoE)]
+    most = MOST_GATHERED // max(1, math.ceil(max(chosen, default=0)))
+    if batch_size > most:
+        what = f"{batch_size:,} texts at once: a compiled step reads the weights of each token's experts, and is for few texts"
+        raise RunError(what, where="--compile", allowed=f"{most:,} texts or fewer", next_step="ask for fewer texts, or leave --compile out")
 
 
 def rounded_up(room: int) -> int:

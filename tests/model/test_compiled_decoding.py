@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moecli.errors import MachineError
+from moecli.errors import MachineError, RunError
 from moecli.model import compiled_decoding
 from moecli.model.compiled_decoding import CompiledDecoding, rounded_up
 from moecli.model.generate import CachedDecoding
@@ -96,3 +96,9 @@ def test_a_machine_that_cannot_compile_is_told(monkeypatch):
 def test_the_program_itself_gives_the_same_logits(name, monkeypatch):
     monkeypatch.undo()
     check(gpt(FFNS[name]), PROMPTS[:1])
+
+
+def test_more_texts_than_it_is_for_are_refused():
+    # 1,024 assignments at most, 2 of each text.
+    with pytest.raises(RunError, match="513 texts at once: .*\n  allowed: 512 texts or fewer"):
+        CompiledDecoding(gpt(FFNS["topk"]), 513, ROOM, "float32")
