@@ -100,5 +100,5 @@ def test_the_program_itself_gives_the_same_logits(name, monkeypatch):
 
 def test_more_texts_than_it_is_for_are_refused():
     # 1,024 assignments at most, 2 of each text.
-    with pytest.raises(RunError, match="513 texts at once: .*\n  allowed: 512 texts or fewer"):
+    with pytest.raises(RunError, match=r"513 texts at once: .*\n  allowed: 512 texts or fewer"):
         CompiledDecoding(gpt(FFNS["topk"]), 513, ROOM, "float32")
