@@ -53,11 +53,23 @@ def met(load: Callable[[], LoadedRecipe]) -> Iterator[tuple[World, LoadedRecipe]
     except MoecliError as error:
         if world.is_first:
             world.call_out(FAILED)
+            atexit.register(_wait_to_be_heard, world)
             raise
         if not world.hears(FAILED):  # the others know nothing of this
             raise
+        world.call_out(_answer(world.rank))
         world.outlive_first()
         raise Stopped(error.exit_code) from error
+
+
+def _answer(rank: int) -> str:
+    return f"process {rank} knows that"
+
+
+def _wait_to_be_heard(world: World) -> None:
+    # The store of the processes may end with this one.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    world.hears(*(_answer(rank) for rank in range(1, world.size)))
 
 
 def _say_goodbye(world: World) -> None:

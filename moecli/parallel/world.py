@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 # Between two words of a process that others wait for; short beside any timeout that makes sense.
 ALIVE_EVERY_S = 0.2
 # In which a process that has the same error as others has it too.
-SECONDS_TO_HEAR = 5.0
+SECONDS_TO_HEAR, LISTEN_EVERY_S = 5.0, 0.02
 # In which torch's threads give back the tensors of the last exchange: one that needs the interpreter when that ends aborts the process.
 LAST_TENSORS_S = 0.1
 
@@ -170,20 +170,20 @@ class World:
         return replace(self, mesh=grid_of(self.device.type, self.size, expert))
 
     def call_out(self, word: str) -> None:
-        """Says a word that `hears` waits for. A lost store hears nothing."""
+        """Says a word that others may be waiting for. A lost store hears nothing."""
         assert self.store is not None
         with suppress(dist.DistError, RuntimeError):
             self.store.set(word, "said")
 
-    def hears(self, word: str) -> bool:
-        """Whether another process calls it out within SECONDS_TO_HEAR."""
+    def hears(self, *words: str) -> bool:
+        """Whether other processes call all of them out within SECONDS_TO_HEAR."""
         assert self.store is not None
         until = time.monotonic() + SECONDS_TO_HEAR
         with suppress(dist.DistError, RuntimeError):
             while time.monotonic() < until:  # torch's own wait writes to stderr when it ends
-                if self.store.check([word]):
+                if self.store.check(list(words)):
                     return True
-                time.sleep(ALIVE_EVERY_S)
+                time.sleep(LISTEN_EVERY_S)
         return False
 
     def outlive_first(self) -> None:
