@@ -1,4 +1,4 @@
-"""`moecli train` as one of the processes that a launcher has started: the first one speaks, and all end with the same exit code.
+"""`moecli train` as one of the processes that a launcher has started: the first one speaks for all, where all have the same to say.
 
 Knows when the processes have met. Must not know how training works.
 """

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moecli.errors import MachineError, RunError
+from moecli.errors import RunError
+from moecli.model.compiling import compile_errors
 from moecli.model.device import Precision, autocast
 from moecli.model.generate import CachedDecoding, evaluating
 from moecli.model.gpt import GPT
@@ -60,14 +61,8 @@ class CompiledDecoding(CachedDecoding):
 
     def _compile(self, batch_size: int) -> None:
         """A step that nobody asked for."""
-        from torch._dynamo.exc import TorchDynamoException  # half a second that only compiled steps pay
-
-        try:
+        with compile_errors("--compile", "install a C++ compiler, or leave --compile out"):
             self.step(torch.zeros(batch_size, dtype=torch.int64))
-        except TorchDynamoException as error:
-            reason = next((line for line in str(error).splitlines() if not line.endswith(" raised:")), type(error).__name__)
-            what = f"torch.compile fails here: {reason}"
-            raise MachineError(what, where="--compile", next_step="install a C++ compiler, or leave --compile out") from error
         self._fixed.follow()
 
 

@@ -36,7 +36,8 @@ LAST_TENSORS_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among the W that train together. All methods but `seed_step` have to be called by all of them, in the same order."""
+    """This process among the W that train together. All methods but `seed_step`, `call_out` and `hears` have to be called by all of
+    them, in the same order."""
 
     rank: int
     """0 to W - 1."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moecli.reports.lines import MEASURED, draw_line, from_zero, number_percents, number_steps
-from moecli.reports.picture import Content, Layout, new_sheet, of_the_model, say_missing
+from moecli.reports.lines import draw_record, number_percents
+from moecli.reports.picture import Content, Layout, new_sheet, of_the_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,18 +32,7 @@ def draw_communication(report: Content) -> Figure:
         "MaxVio: (most - mean) over mean of the assignments that the experts of each process ran",
     ]
     sheet = new_sheet(of_the_model(report), "Communication while training", layout, remarks)
-    for axes, (key, name, least) in zip(sheet.axes, CURVES, strict=True):
-        draw_line(axes, part["steps"], part[key], color=MEASURED, marker="o", markersize=2.5)
-        from_zero(axes, least)
-        number_steps(axes)
-        if all(value is None for value in part[key]):
-            say_missing(axes)
-        if key == "communication_bytes":
-            _number_bytes(axes)
-        if key == "communication_share":
-            number_percents(axes)
-        axes.set_ylabel(name)
-        axes.set_xlabel("training step")
+    draw_record(sheet, part, CURVES, {"communication_bytes": _number_bytes, "communication_share": number_percents})
     return sheet.figure
 
 

@@ -5,13 +5,13 @@ Knows axes and the numbers of layers. Must not know what is drawn of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moecli.reports.cells import BAR_BAND, bar_axes
-from moecli.reports.picture import Sheet
+from moecli.reports.picture import Content, Sheet, say_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +57,26 @@ def draw_line(axes: Axes, x: Numbers, y: Numbers, **style: Any) -> None:
     if len(x) > MOST_MARKED_POINTS:
         style["marker"] = ""
     axes.plot(np.array(x, dtype=float), np.array(y, dtype=float), clip_on=False, **style)
+
+
+def draw_record(
+    sheet: Sheet, part: Content, curves: Sequence[tuple[str, str, float]], numbering: Mapping[str, Callable[[Axes], None]]
+) -> None:
+    """A panel for each curve over the training steps in `part`: its key there, its name, how far the axis reaches at the least.
+
+    Args:
+        numbering: how numbers stand beside the axis, by key, where they are not plain ones.
+    """
+    for axes, (key, name, least) in zip(sheet.axes, curves, strict=True):
+        draw_line(axes, part["steps"], part[key], color=MEASURED, marker="o", markersize=2.5)
+        from_zero(axes, least)
+        number_steps(axes)
+        if all(value is None for value in part[key]):
+            say_missing(axes)
+        if key in numbering:
+            numbering[key](axes)
+        axes.set_ylabel(name)
+        axes.set_xlabel("training step")
 
 
 def layer_key(sheet: Sheet, layers: Sequence[int], **other: Any) -> None:

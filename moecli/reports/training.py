@@ -5,10 +5,11 @@ Knows `training` of a report. Must not compute anything that it doesn't hold.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from moecli.reports.lines import MEASURED, draw_line, from_zero, number_percents, number_steps
-from moecli.reports.picture import Content, Layout, new_sheet, of_the_model, say_missing
+from moecli.reports.lines import draw_record, number_percents, number_steps
+from moecli.reports.picture import Content, Layout, new_sheet, of_the_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,16 +32,5 @@ def draw_training(report: Content) -> Figure:
         "CV: standard deviation over mean; MaxVio: (largest - mean) over mean",
     ]
     sheet = new_sheet(of_the_model(report), "Load while training", layout, remarks)
-    for axes, (key, name, least) in zip(sheet.axes, CURVES, strict=True):
-        draw_line(axes, part["steps"], part[key], color=MEASURED, marker="o", markersize=2.5)
-        from_zero(axes, least)
-        number_steps(axes)
-        if all(value is None for value in part[key]):
-            say_missing(axes)
-        if key == "dropped_fraction":
-            number_percents(axes)
-        if key == "dead_experts":
-            number_steps(axes, "y")
-        axes.set_ylabel(name)
-        axes.set_xlabel("training step")
+    draw_record(sheet, part, CURVES, {"dropped_fraction": number_percents, "dead_experts": partial(number_steps, axis="y")})
     return sheet.figure

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from moecli.data.batches import Batch
-from moecli.errors import MachineError
+from moecli.model.compiling import compile_errors
 from moecli.model.device import autocast
 from moecli.model.gpt import GPT
 from moecli.moe.balance_sums import BalanceSums
@@ -184,16 +184,10 @@ def _update_biases(routed: Iterable[FeedForward], chosen_load_LE: Tensor, config
 
 def _compiled(model: GPT) -> Callable[..., Any]:
     """The model through torch.compile. The call raises MachineError where this machine can't compile."""
-    from torch._dynamo.exc import TorchDynamoException  # half a second that only compiled trainings pay
-
     forward = torch.compile(model)
 
     def call(ids_BS: Tensor) -> Any:
-        try:
+        with compile_errors("training.compile", "install a C++ compiler, or set training.compile to false"):
             return forward(ids_BS)
-        except TorchDynamoException as error:
-            what = f"torch.compile fails here: {str(error).splitlines()[0]}"
-            next_step = "install a C++ compiler, or set training.compile to false"
-            raise MachineError(what, where="training.compile", next_step=next_step) from error
 
     return call
