@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moecli.moe import onednn
+from moecli.moe.onednn import OneDNNLinear
+
 # From so many weights on a product with a single row is shared out over the threads.
 LEAST_TO_SHARE = 2**18
 
@@ -26,6 +29,9 @@ class Linear(nn.Linear):
 
 def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`F.linear`: x W^T + b, [..., I] -> [..., O]. Outside of autograd a single row goes through `row_product` where that pays."""
+    if onednn.pays(x_I, weight_OI):
+        y_O: Tensor = OneDNNLinear.apply(x_I, weight_OI, bias_O)
+        return y_O
     if torch.is_grad_enabled() or x_I.numel() != weight_OI.shape[1]:
         return F.linear(x_I, weight_OI, bias_O)
     if not (torch.compiler.is_compiling() or _is_large(weight_OI)):

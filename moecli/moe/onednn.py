@@ -1,0 +1,81 @@
+"""Matrix products by oneDNN, which takes AVX-512 wherever a processor has it. MKL, to which torch leaves products of float32, takes it on
+Intel's processors alone: on others oneDNN is up to twice as fast (docs/performance.md).
+
+Knows tensors, libraries and processors. Must not know what is multiplied.
+Shape letters: N rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def _is_faster_here() -> bool:
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    if not has_both or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    return "Intel" not in torch.cpu.get_capabilities().get("cpu_name", "Intel")
+
+
+IS_FASTER_HERE = _is_faster_here()
+# From so many multiplications on; a weight gradient is the product of two transposed matrices, of which oneDNN copies one first.
+LEAST_MULTIPLICATIONS = 2**21
+LEAST_FOR_WEIGHT_GRADIENTS = 2**23
+
+
+def pays(x_NI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether a product of these is for oneDNN. One that autocast would take in another dtype is not."""
+    is_large = x_NI.numel() * len(weight_OI) >= LEAST_MULTIPLICATIONS
+    return is_large and weight_OI.dtype == x_NI.dtype and takes(x_NI.dtype, x_NI.device) and not torch.is_autocast_enabled("cpu")
+
+
+def takes(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether large products are for oneDNN."""
+    return IS_FASTER_HERE and dtype == torch.float32 and device.type == "cpu"
+
+
+def round_rows(num_rows: int) -> int:
+    """The next of 32 numbers between two powers of two. oneDNN makes a program for each number of rows that it meets, in the time of a small
+    product, and keeps a thousand of them."""
+    step = max(1, 2 ** (num_rows.bit_length() - 6))
+    return -(-num_rows // step) * step
+
+
+def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b, [..., I] -> [..., O], outside of autograd. Either may lie transposed."""
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+    return y_NO
+
+
+def weight_gradient(doutput_NO: Tensor, input_NI: Tensor) -> Tensor:
+    """doutput^T input, [O, I]."""
+    num_outputs, num_inputs = doutput_NO.shape[1], input_NI.shape[1]
+    if input_NI.numel() * num_outputs < LEAST_FOR_WEIGHT_GRADIENTS:
+        return doutput_NO.t() @ input_NI
+    if num_outputs <= num_inputs:  # the first factor is the one that is copied
+        return product(doutput_NO.t().contiguous(), input_NI.t())
+    return product(input_NI.t().contiguous(), doutput_NO.t()).t()
+
+
+class OneDNNLinear(Function):
+    """(x [..., I], weight_OI, bias_O or None) -> x W^T + b, [..., O]: `F.linear` where it `pays`."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_NI, weight_OI)
+        return product(x_NI, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, doutput_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, weight_OI = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        rows_NO = doutput_NO.flatten(0, -2)
+        dx_NI = product(doutput_NO, weight_OI.t()) if wants_x else None
+        dweight_OI = weight_gradient(rows_NO, x_NI.flatten(0, -2)) if wants_weight else None
+        return dx_NI, dweight_OI, rows_NO.sum(dim=0) if wants_bias else None
