@@ -91,8 +91,8 @@ def training_memory(
     model = skeleton(config, vocab_size)
     total = _num_params(model)
     blocks = [_block_floats(ffn, config, seq_len) for ffn in model.feed_forwards()]
-    # The final norm keeps three rows, cross-entropy the log-softmax of the logits.
-    head = 3 * config.d_model + vocab_size
+    # The final norm keeps two rows, cross-entropy the log-softmax of the logits.
+    head = 2 * config.d_model + vocab_size
     per_token = sum(blocks) + head
     if recompute_activations:  # the input of each block, and what of a block is computed again when the head's are no longer needed
         records = sum(_record_floats(ffn) for ffn in model.feed_forwards())
@@ -108,11 +108,11 @@ def training_memory(
 def _block_floats(ffn: FeedForward, config: GPTConfig, seq_len: int) -> float:
     """Numbers that autograd keeps per token and block: what the modules save, read off their code; a test measures it."""
     assert config.head_dim is not None and config.num_kv_heads is not None
-    norms = 2 * 3 * config.d_model
+    norms = 2 * 2 * config.d_model
     query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     attention = 2 * query_width + 2 * kv_width
     if config.qk_norm != "none":
-        attention += 2 * (query_width + kv_width)
+        attention += query_width + kv_width
     return norms + attention + _feed_forward_floats(ffn, config, seq_len)
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.model.config import GPTConfig
+from moecli.model.norm import RMSNorm
 from moecli.moe.linear import Linear
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Attention(nn.Module):
             q_BNSK, k_BMLK, v_BMLK, attn_mask=now.mask_B1SL, is_causal=now.is_causal, enable_gqa=self.is_grouped
         )
 
-    def _heads(self, x_BSW: Tensor, norm: nn.RMSNorm | None) -> Tensor:
+    def _heads(self, x_BSW: Tensor, norm: RMSNorm | None) -> Tensor:
         """[B, S, N * K] -> [B, N, S, K], normed over the whole width before, or over each head after."""
         if norm is not None and self.norms_whole_width:
             x_BSW = _in_own_precision(norm, x_BSW)
@@ -108,16 +109,16 @@ def rotary_angles(length: int, head_dim: int, theta: float, device: torch.device
 def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
     """Turns each pair of features (i, i + K/2) by its angle; the halves are split as in Llama, not interleaved."""
     other_half = x_BNSK.roll(x_BNSK.shape[-1] // 2, dims=-1)
-    return (x_BNSK * cos_SK + other_half * sin_SK).to(x_BNSK.dtype)
+    return torch.addcmul(x_BNSK * cos_SK, other_half, sin_SK).to(x_BNSK.dtype)
 
 
-def _in_own_precision(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+def _in_own_precision(norm: RMSNorm, x: Tensor) -> Tensor:
     """The norm in the precision of its weight, whatever autocast made of its input."""
     return norm(x.to(norm.weight.dtype)).to(x.dtype)
 
 
-def _qk_norm(config: GPTConfig, width: int) -> nn.RMSNorm | None:
+def _qk_norm(config: GPTConfig, width: int) -> RMSNorm | None:
     if config.qk_norm == "none":
         return None
     assert config.head_dim is not None
-    return nn.RMSNorm(width if config.qk_norm == "full" else config.head_dim, eps=config.norm_eps)
+    return RMSNorm(width if config.qk_norm == "full" else config.head_dim, eps=config.norm_eps)

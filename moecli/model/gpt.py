@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from moecli.model.attention import Attention
 from moecli.model.config import GPTConfig
 from moecli.model.kv_cache import FixedLayerCache, FixedStepCache, KVCache, LayerCache
+from moecli.model.norm import RMSNorm
 from moecli.moe.layers import FEED_FORWARDS, FeedForward, FeedForwardConfig
 from moecli.moe.linear import linear
 from moecli.moe.routing import RoutingRecord, Tokens
@@ -25,9 +26,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, ffn_config: FeedForwardConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.d_model, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.ffn_norm = RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn: FeedForward = FEED_FORWARDS[ffn_config.kind](ffn_config, config.d_model, config.activation)
 
     def forward(
@@ -52,7 +53,7 @@ class GPT(nn.Module):
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config, config.ffn_of_layer(layer)) for layer in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.norm = RMSNorm(config.d_model, eps=config.norm_eps)
         self.recomputes_activations = False
         """Whether training keeps the input of each block alone and computes the rest again for the gradient (arXiv 1604.06174)."""
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, vocab_size, bias=False)
