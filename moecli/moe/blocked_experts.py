@@ -47,25 +47,26 @@ class Block:
     experts: tuple[int, ...]
     lengths: tuple[int, ...]
     """Rows of each."""
-    long: float
+    onednn_from: float
     """From so many rows on products are oneDNN's."""
 
     def product(self, x_NI: Tensor, weights_OI: Sequence[Tensor]) -> Tensor:
         """x W^T with the weights of each expert, [N, I] -> [N, O]."""
-        if len(self.experts) == 1 and self.lengths[0] >= self.long:
-            return onednn.product(x_NI, weights_OI[self.experts[0]])
+        if len(self.experts) == 1 and self.lengths[0] >= self.onednn_from:
+            return onednn.product(x_NI, weights_OI[self.experts[0]].to(x_NI.dtype))
         y_NO = x_NI.new_empty(len(x_NI), len(weights_OI[0]))
         for expert, x_MI, y_MO in self._split(x_NI, y_NO):
-            if len(x_MI) >= self.long:
-                y_MO.copy_(onednn.product(x_MI, weights_OI[expert]))
+            weight_OI = weights_OI[expert].to(x_NI.dtype)
+            if len(x_MI) >= self.onednn_from:
+                y_MO.copy_(onednn.product(x_MI, weight_OI))
             else:
-                torch.mm(x_MI, weights_OI[expert].to(x_NI.dtype).t(), out=y_MO)
+                torch.mm(x_MI, weight_OI.t(), out=y_MO)
         return y_NO
 
     def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradient_EOI: Tensor) -> None:
         """doutput^T input of each expert."""
         for expert, doutput_MO, input_MI in self._split(doutput_NO, input_NI):
-            if len(input_MI) >= self.long:
+            if len(input_MI) >= self.onednn_from:
                 gradient_EOI[expert].copy_(onednn.weight_gradient(doutput_MO, input_MI))
             elif gradient_EOI.dtype == input_MI.dtype:
                 torch.mm(doutput_MO.t(), input_MI, out=gradient_EOI[expert])
@@ -96,9 +97,9 @@ class BlockedExperts(Function):
         dtype: torch.dtype,
     ) -> Tensor:
         y_TD = torch.zeros_like(x_TD, dtype=weights_A.dtype)
-        long = LEAST_FOR_ONEDNN / out_proj_EDH[0].numel() if onednn.takes(dtype, x_TD.device) else math.inf
-        rows = fill_up(token_ids_A, weights_A, lengths, from_length=long)
-        blocks = blocks_of(rows.lengths, 2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize, long)
+        onednn_from = LEAST_FOR_ONEDNN / out_proj_EDH[0].numel() if onednn.takes(dtype, x_TD.device) else math.inf
+        rows = fill_up(token_ids_A, weights_A, lengths, from_length=onednn_from)
+        blocks = blocks_of(rows.lengths, 2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize, onednn_from)
         in_projs, out_projs = in_proj_EFD.unbind(), out_proj_EDH.unbind()
         kept = []
         for block in blocks:
@@ -108,6 +109,7 @@ class BlockedExperts(Function):
             y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_projs).to(y_TD.dtype))
             if any(ctx.needs_input_grad):
                 kept.append(in_NF)
+            del in_NF, hidden_NH  # if not kept, the next block has their room
         ctx.save_for_backward(x_TD, in_proj_EFD, out_proj_EDH, rows.token_ids_R, rows.weights_R, rows.is_real_R, *kept)
         ctx.idle_experts = [expert for expert, length in enumerate(lengths) if length == 0]
         ctx.blocks, ctx.activation, ctx.dtype = blocks, activation, dtype
@@ -138,7 +140,7 @@ class BlockedExperts(Function):
         return dx_TD, dweights_A, din_proj_EFD, dout_proj_EDH, None, None, None, None
 
 
-def blocks_of(lengths: list[int], row_bytes: int, long: float = math.inf) -> list[Block]:
+def blocks_of(lengths: list[int], row_bytes: int, onednn_from: float) -> list[Block]:
     """The experts that have rows, in blocks that fill BLOCK_BYTES at most, or of one expert."""
     groups: list[list[int]] = []
     num_bytes = 0
@@ -153,7 +155,7 @@ def blocks_of(lengths: list[int], row_bytes: int, long: float = math.inf) -> lis
     blocks, start = [], 0
     for experts in groups:
         block_lengths = tuple(lengths[expert] for expert in experts)
-        blocks.append(Block(slice(start, start + sum(block_lengths)), tuple(experts), block_lengths, long))
+        blocks.append(Block(slice(start, start + sum(block_lengths)), tuple(experts), block_lengths, onednn_from))
         start += sum(block_lengths)
     return blocks
 

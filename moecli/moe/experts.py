@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.moe.activations import ACTIVATIONS, Activation, ActivationName
@@ -17,7 +16,7 @@ from moecli.moe.blocked_experts import BlockedExperts
 from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.few_tokens import run_gathered, run_one_token
 from moecli.moe.grouped_experts import run_grouped
-from moecli.moe.linear import compute_dtype
+from moecli.moe.linear import compute_dtype, linear
 from moecli.moe.routing import Routing
 
 # grouped_mm wants the rows of both matrices to start at multiples of so many bytes.
@@ -85,10 +84,10 @@ class Experts(nn.Module):
     def forward_all(self, x_TD: Tensor, weights_TE: Tensor) -> Tensor:
         """Every expert on every token, [T, D] -> [T, D]: one wide network whose hidden state is weighted expert by expert."""
         num_experts, d_model, hidden = self.out_proj.shape
-        in_TEF = F.linear(x_TD, self.in_proj.flatten(0, 1)).unflatten(-1, (num_experts, -1))
+        in_TEF = linear(x_TD, self.in_proj.flatten(0, 1)).unflatten(-1, (num_experts, -1))
         hidden_TEH = self.activation.function(in_TEF)
         weighted_TEH = hidden_TEH * weights_TE[:, :, None].to(hidden_TEH.dtype)
-        return F.linear(weighted_TEH.flatten(1), self.out_proj.transpose(0, 1).reshape(d_model, num_experts * hidden))
+        return linear(weighted_TEH.flatten(1), self.out_proj.transpose(0, 1).reshape(d_model, num_experts * hidden))
 
     def forward_own(self, x_END: Tensor) -> Tensor:
         """Each expert on rows of its own, [E, N, D] -> [E, N, D]."""

@@ -1,10 +1,7 @@
-"""Products with weights, also where a single row meets them: a step of generation, in which reading the weights is all the work.
+"""Products with weights: of many rows in training, of a single one in a step of generation, in which reading the weights is all the work.
 
-Knows tensors and threads. Must not know what the weights are for.
+Knows tensors. Must not know what the weights are for, nor which processor likes which library (onednn.py).
 Shape letters beyond routing.py: I inputs, O outputs.
-
-In float32 libraries leave the product with a single row to one thread, which reads memory more slowly than several do
-(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -14,10 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moecli.moe import onednn
-from moecli.moe.onednn import OneDNNLinear
-
-# From so many weights on a product with a single row is shared out over the threads.
-LEAST_TO_SHARE = 2**18
 
 
 class Linear(nn.Linear):
@@ -28,33 +21,24 @@ class Linear(nn.Linear):
 
 
 def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """`F.linear`: x W^T + b, [..., I] -> [..., O]. Outside of autograd a single row goes through `row_product` where that pays."""
-    if onednn.pays(x_I, weight_OI):
-        y_O: Tensor = OneDNNLinear.apply(x_I, weight_OI, bias_O)
-        return y_O
-    if torch.is_grad_enabled() or x_I.numel() != weight_OI.shape[1]:
+    """`F.linear`: x W^T + b, [..., I] -> [..., O], by the library that is faster."""
+    needs_gradient, dtype = torch.is_grad_enabled(), compute_dtype(x_I)
+    if torch.compiler.is_compiling() and not needs_gradient and x_I.numel() == weight_OI.shape[1]:
+        y_1O = row_product(x_I.reshape(1, -1).to(dtype), weight_OI.to(dtype))
+        return (y_1O if bias_O is None else y_1O + bias_O.to(dtype)).view(*x_I.shape[:-1], -1)
+    if dtype != x_I.dtype or not onednn.pays(x_I, weight_OI):
         return F.linear(x_I, weight_OI, bias_O)
-    if not (torch.compiler.is_compiling() or _is_large(weight_OI)):
-        return F.linear(x_I, weight_OI, bias_O)
-    dtype = compute_dtype(x_I)
-    y_1O = row_product(x_I.reshape(1, -1).to(dtype), weight_OI.to(dtype))
-    return (y_1O if bias_O is None else y_1O + bias_O.to(dtype)).view(*x_I.shape[:-1], -1)
+    if not needs_gradient:
+        return onednn.product(x_I, weight_OI, bias_O)
+    y_O: Tensor = onednn.OneDNNLinear.apply(x_I, weight_OI, bias_O)
+    return y_O
 
 
 def row_product(x_1I: Tensor, weight_OI: Tensor) -> Tensor:
-    """x W^T of one row, [1, I] -> [1, O], both in the dtype of the product."""
+    """x W^T of one row outside of autograd, [1, I] -> [1, O], both in the dtype of the product."""
     if torch.compiler.is_compiling():  # written out, a compiler makes one pass over W of it, on all threads
         return (weight_OI * x_1I).sum(dim=-1)[None]
-    parts = torch.get_num_threads()
-    is_shared = parts > 1 and len(weight_OI) % parts == 0 and weight_OI.dtype == torch.float32 and weight_OI.device.type == "cpu"
-    if not (is_shared and _is_large(weight_OI)):
-        return F.linear(x_1I, weight_OI)
-    parts_PIO = weight_OI.unflatten(0, (parts, -1)).transpose(1, 2)  # a batch, which libraries share out
-    return torch.bmm(x_1I.expand(parts, 1, -1), parts_PIO).view(1, -1)
-
-
-def _is_large(weight_OI: Tensor) -> bool:
-    return weight_OI.numel() >= LEAST_TO_SHARE
+    return onednn.product(x_1I, weight_OI) if onednn.pays(x_1I, weight_OI) else F.linear(x_1I, weight_OI)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

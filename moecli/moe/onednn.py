@@ -1,5 +1,7 @@
-"""Matrix products by oneDNN, which takes AVX-512 wherever a processor has it. MKL, to which torch leaves products of float32, takes it on
-Intel's processors alone: on others oneDNN is up to twice as fast (docs/performance.md).
+"""Matrix products by oneDNN, in place of MKL, to which torch leaves those of float32 on x86.
+
+oneDNN takes AVX-512 wherever a processor has it, MKL on Intel's alone: on others oneDNN is up to twice as fast. And MKL leaves the product
+with a single row to one thread, which reads memory more slowly than several do (docs/performance.md).
 
 Knows tensors, libraries and processors. Must not know what is multiplied.
 Shape letters: N rows, I inputs, O outputs.
@@ -23,47 +25,68 @@ def _is_faster_here() -> bool:
 
 
 IS_FASTER_HERE = _is_faster_here()
-# From so many multiplications on; a weight gradient is the product of two transposed matrices, of which oneDNN copies one first.
+# From so many multiplications on: of a product, of one with a single row, and of a weight gradient, for which a matrix is copied.
 LEAST_MULTIPLICATIONS = 2**21
-LEAST_FOR_WEIGHT_GRADIENTS = 2**23
+LEAST_WITH_ONE_ROW = 2**18
+LEAST_FOR_WEIGHT_GRADIENT = 2**23
 
 
 def pays(x_NI: Tensor, weight_OI: Tensor) -> bool:
-    """Whether a product of these is for oneDNN. One that autocast would take in another dtype is not."""
-    is_large = x_NI.numel() * len(weight_OI) >= LEAST_MULTIPLICATIONS
-    return is_large and weight_OI.dtype == x_NI.dtype and takes(x_NI.dtype, x_NI.device) and not torch.is_autocast_enabled("cpu")
+    """Whether the product of these, in their dtype, is for oneDNN."""
+    if not takes(x_NI.dtype, x_NI.device) or weight_OI.dtype != x_NI.dtype:
+        return False
+    least = LEAST_WITH_ONE_ROW if x_NI.numel() == weight_OI.shape[1] else LEAST_MULTIPLICATIONS
+    return x_NI.numel() * len(weight_OI) >= least
 
 
 def takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether large products are for oneDNN."""
+    """Whether products that are large enough are for oneDNN."""
     return IS_FASTER_HERE and dtype == torch.float32 and device.type == "cpu"
 
 
 def round_rows(num_rows: int) -> int:
-    """The next of 32 numbers between two powers of two. oneDNN makes a program for each number of rows that it meets, in the time of a small
-    product, and keeps a thousand of them."""
+    """The next of 32 numbers between two powers of two.
+
+    oneDNN makes a program for each number of rows that it meets, which takes as long as a small product, and keeps a thousand: numbers of
+    rows that change all the time have to be few.
+    """
     step = max(1, 2 ** (num_rows.bit_length() - 6))
     return -(-num_rows // step) * step
 
 
 def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x W^T + b, [..., I] -> [..., O], outside of autograd. Either may lie transposed."""
+    """x W^T + b, [..., I] -> [..., O], outside of autograd."""
+    if torch.compiler.is_compiling():
+        return _product_for_compilers(x_NI, weight_OI, bias_O)
     y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
     return y_NO
+
+
+@torch.library.custom_op("moecli::onednn_product", mutates_args=())
+def _product_for_compilers(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """`product`, into which torch's compiler does not look: it knows the operation for weights that stay as they are alone."""
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
+    return y_NO
+
+
+@_product_for_compilers.register_fake
+def _shape_of_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    return x_NI.new_empty(*x_NI.shape[:-1], len(weight_OI))
 
 
 def weight_gradient(doutput_NO: Tensor, input_NI: Tensor) -> Tensor:
     """doutput^T input, [O, I]."""
     num_outputs, num_inputs = doutput_NO.shape[1], input_NI.shape[1]
-    if input_NI.numel() * num_outputs < LEAST_FOR_WEIGHT_GRADIENTS:
+    if input_NI.numel() * num_outputs < LEAST_FOR_WEIGHT_GRADIENT:
         return doutput_NO.t() @ input_NI
-    if num_outputs <= num_inputs:  # the first factor is the one that is copied
+    # What takes the place of the rows has to lie row by row: the smaller matrix is copied.
+    if num_outputs <= num_inputs:
         return product(doutput_NO.t().contiguous(), input_NI.t())
     return product(input_NI.t().contiguous(), doutput_NO.t()).t()
 
 
 class OneDNNLinear(Function):
-    """(x [..., I], weight_OI, bias_O or None) -> x W^T + b, [..., O]: `F.linear` where it `pays`."""
+    """(x [..., I], weight_OI, bias_O or None) -> x W^T + b, [..., O]: `F.linear`."""
 
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
