@@ -5,7 +5,8 @@
     python -m benchmarks layer --device cuda                    # two shapes, with bfloat16 weights, and float32 ones under autocast
 
 Knows layers alone, with random weights: the router chooses evenly up to chance. All run in one process and take turns; a figure is the
-median over rounds of the ratio to the floor in the same round. Peak memory is in multiples of the floor's: what is alive at once in
+median over rounds of the ratio to the floor in the same round. The floor is our MLP, whose products are those of our experts; on a CPU the
+same MLP in plain PyTorch runs beside it. Peak memory is in multiples of the floor's: what is alive at once in
 forward and backward beside weights and input, gradients of the weights included. On a CPU all is float32. Prints Markdown.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.rounds import Seconds, machine, milliseconds, number_of_rounds, ratios, seconds_of, spread, take_turns
@@ -27,7 +29,7 @@ from moecli.moe.layers import MLP, MLPConfig, SparseMoE, SparseMoEConfig
 from moecli.moe.routers import TopKConfig
 from moecli.training.peak_memory import LiveTensors
 
-FLOOR, OURS = "equal mlp", "moecli"
+FLOOR, PLAIN, OURS = "equal mlp", "equal mlp in plain PyTorch", "moecli"
 COMPILED = ", compiled"
 THEIRS = ("eager", "batched_mm", "grouped_mm")
 # batched_mm copies the weights of an expert for each of its assignments: at these shapes gigabytes, and 100 times the time.
@@ -87,6 +89,21 @@ def our_layer(shape: Shape) -> SparseMoE:
     return layer
 
 
+class PlainMLP(nn.Module):
+    """The floor as PyTorch's own modules make it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d_ff = shape.top_k * shape.d_expert
+        self.in_proj = nn.Linear(shape.d_model, 2 * d_ff, bias=False)
+        self.out_proj = nn.Linear(d_ff, shape.d_model, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        gate_BSH, up_BSH = self.in_proj(x_BSD).chunk(2, dim=-1)
+        y_BSD: Tensor = self.out_proj(F.silu(gate_BSH) * up_BSH)
+        return y_BSD
+
+
 def their_layer(shape: Shape, ours: SparseMoE, implementation: str) -> nn.Module:
     """Mixtral's block with our weights."""
     from transformers.models.mixtral.configuration_mixtral import MixtralConfig
@@ -115,6 +132,8 @@ def layers_of(shape: Shape, setting: Setting) -> dict[str, nn.Module]:
     ours = our_layer(shape)
     floor = MLP(MLPConfig(d_ff=shape.top_k * shape.d_expert), shape.d_model, "swiglu")
     layers: dict[str, nn.Module] = {FLOOR: floor, OURS: ours}
+    if setting.device.type == "cpu":
+        layers[PLAIN] = PlainMLP(shape)
     for name in () if setting.is_autocast else THEIRS:
         if name != "batched_mm" or shape.copied_bytes <= MOST_COPIED_BYTES:
             layers[name] = their_layer(shape, ours, name)
@@ -196,6 +215,8 @@ def measure_shape(name: str, rounds: int, setting: Setting) -> dict[str, Any]:
         cells = [spread(ratios(measured[what], layer, floor)) for what in passes]
         cells += [f"{milliseconds(both, layer):.1f}", f"{peaks[layer] / peaks[floor]:.2f}"]
         print(f"| {layer} | {' | '.join(cells)} |")
+    if PLAIN in layers:
+        print(f"\nmoecli over the {PLAIN}: {spread(ratios(both, OURS, PLAIN))}")
     if not setting.is_autocast:
         rival = fastest(both)
         print(f"\nmoecli over the fastest of transformers, {rival}: {spread(ratios(both, OURS, rival))}")

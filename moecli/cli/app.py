@@ -24,6 +24,7 @@ from moecli.cli import eval as eval_file
 from moecli.cli import generate as generate_file
 from moecli.cli import route_stats as route_stats_file
 from moecli.cli import train as train_file
+from moecli.cli.freed_memory import keep_freed_memory
 from moecli.cli.recipes import recipes_app
 from moecli.cli.stop import Stopped
 from moecli.errors import Interrupted, MoecliError
@@ -72,6 +73,8 @@ def main() -> None:
     # loop before they sleep costs little when alone. Read once, when torch is imported; a user's own setting stands.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # glibc gives what a training step freed back to the system, which then has to zero the same pages again in the next step.
+    keep_freed_memory()
     # A character that the terminal or the pipe can't take is spelled out.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
