@@ -50,32 +50,33 @@ class Block:
     onednn_from: float
     """From so many rows on products are oneDNN's."""
 
-    def product(self, x_NI: Tensor, weights_OI: Sequence[Tensor]) -> Tensor:
-        """x W^T with the weights of each expert, [N, I] -> [N, O]."""
+    def product(self, x_NI: Tensor, weights_IO: Sequence[Tensor]) -> Tensor:
+        """x W with the weights of each expert, [N, I] -> [N, O]."""
         if len(self.experts) == 1 and self.lengths[0] >= self.onednn_from:
-            return onednn.product(x_NI, weights_OI[self.experts[0]].to(x_NI.dtype))
-        y_NO = x_NI.new_empty(len(x_NI), len(weights_OI[0]))
-        for expert, x_MI, y_MO in self._split(x_NI, y_NO):
-            weight_OI = weights_OI[expert].to(x_NI.dtype)
-            if len(x_MI) >= self.onednn_from:
-                y_MO.copy_(onednn.product(x_MI, weight_OI))
+            return onednn.product(x_NI, weights_IO[self.experts[0]].t().to(x_NI.dtype))
+        y_NO = x_NI.new_empty(len(x_NI), weights_IO[0].shape[1])
+        for expert, length, x_MI, y_MO in self._each(x_NI, y_NO):
+            weight_IO = weights_IO[expert].to(x_NI.dtype)
+            if length >= self.onednn_from:
+                y_MO.copy_(onednn.product(x_MI, weight_IO.t()))
             else:
-                torch.mm(x_MI, weight_OI.t(), out=y_MO)
+                torch.mm(x_MI, weight_IO, out=y_MO)
         return y_NO
 
-    def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradient_EOI: Tensor) -> None:
+    def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradients_OI: Sequence[Tensor]) -> None:
         """doutput^T input of each expert."""
-        for expert, doutput_MO, input_MI in self._split(doutput_NO, input_NI):
-            if len(input_MI) >= self.onednn_from:
-                gradient_EOI[expert].copy_(onednn.weight_gradient(doutput_MO, input_MI))
-            elif gradient_EOI.dtype == input_MI.dtype:
-                torch.mm(doutput_MO.t(), input_MI, out=gradient_EOI[expert])
+        is_cast = gradients_OI[0].dtype != input_NI.dtype
+        for expert, length, doutput_MO, input_MI in self._each(doutput_NO, input_NI):
+            if length >= self.onednn_from:
+                gradients_OI[expert].copy_(onednn.weight_gradient(doutput_MO, input_MI))
+            elif is_cast:
+                gradients_OI[expert].copy_(doutput_MO.t() @ input_MI)
             else:
-                gradient_EOI[expert].copy_(doutput_MO.t() @ input_MI)
+                torch.mm(doutput_MO.t(), input_MI, out=gradients_OI[expert])
 
-    def _split(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-        """(expert, its rows of each tensor), expert by expert."""
-        return zip(self.experts, *(tensor.split(self.lengths) for tensor in tensors), strict=True)
+    def _each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+        """(expert, its number of rows, its rows of each tensor), expert by expert."""
+        return zip(self.experts, self.lengths, *(tensor.split(self.lengths) for tensor in tensors), strict=True)
 
 
 class BlockedExperts(Function):
@@ -100,13 +101,13 @@ class BlockedExperts(Function):
         onednn_from = LEAST_FOR_ONEDNN / out_proj_EDH[0].numel() if onednn.takes(dtype, x_TD.device) else math.inf
         rows = fill_up(token_ids_A, weights_A, lengths, from_length=onednn_from)
         blocks = blocks_of(rows.lengths, 2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize, onednn_from)
-        in_projs, out_projs = in_proj_EFD.unbind(), out_proj_EDH.unbind()
+        in_projs_DF, out_projs_HD = in_proj_EFD.transpose(1, 2).unbind(), out_proj_EDH.transpose(1, 2).unbind()
         kept = []
         for block in blocks:
             ids_N = rows.token_ids_R[block.rows]
-            in_NF = block.product(x_TD.index_select(0, ids_N).to(dtype), in_projs)
+            in_NF = block.product(x_TD.index_select(0, ids_N).to(dtype), in_projs_DF)
             hidden_NH = activation.function(in_NF).mul_(rows.weights_R[block.rows, None])
-            y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_projs).to(y_TD.dtype))
+            y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_projs_HD).to(y_TD.dtype))
             if any(ctx.needs_input_grad):
                 kept.append(in_NF)
             del in_NF, hidden_NH  # if not kept, the next block has their room
@@ -123,19 +124,19 @@ class BlockedExperts(Function):
         dx_TD, dweights_R = torch.zeros_like(x_TD), torch.empty_like(weights_R)
         din_proj_EFD = _empty_gradient(in_proj_EFD, ctx.idle_experts) if trains_in_proj else None
         dout_proj_EDH = _empty_gradient(out_proj_EDH, ctx.idle_experts) if trains_out_proj else None
-        in_projs_DF, out_projs_HD = in_proj_EFD.transpose(1, 2).unbind(), out_proj_EDH.transpose(1, 2).unbind()
+        in_projs_FD, out_projs_DH = in_proj_EFD.unbind(), out_proj_EDH.unbind()
         for block, in_NF in zip(ctx.blocks, kept, strict=True):
             ids_N, weights_N1 = token_ids_R[block.rows], weights_R[block.rows, None]
             grad_ND = grad_TD.index_select(0, ids_N).to(ctx.dtype)
-            dhidden_NH = block.product(grad_ND, out_projs_HD)
+            dhidden_NH = block.product(grad_ND, out_projs_DH)
             hidden_NH, din_NF = ctx.activation.with_gradient(in_NF, dhidden_NH)
             dweights_R[block.rows] = dhidden_NH.mul_(hidden_NH).sum(dim=1, dtype=weights_R.dtype)
             if dout_proj_EDH is not None:
-                block.write_weight_gradients(grad_ND, hidden_NH.mul_(weights_N1), dout_proj_EDH)
+                block.write_weight_gradients(grad_ND, hidden_NH.mul_(weights_N1), dout_proj_EDH.unbind())
             din_NF.mul_(weights_N1)
             if din_proj_EFD is not None:
-                block.write_weight_gradients(din_NF, x_TD.index_select(0, ids_N).to(ctx.dtype), din_proj_EFD)
-            dx_TD.index_add_(0, ids_N, block.product(din_NF, in_projs_DF).to(dx_TD.dtype))
+                block.write_weight_gradients(din_NF, x_TD.index_select(0, ids_N).to(ctx.dtype), din_proj_EFD.unbind())
+            dx_TD.index_add_(0, ids_N, block.product(din_NF, in_projs_FD).to(dx_TD.dtype))
         dweights_A = dweights_R if is_real_R is None else dweights_R[is_real_R]
         return dx_TD, dweights_A, din_proj_EFD, dout_proj_EDH, None, None, None, None
 

@@ -19,7 +19,7 @@ def test_all_layers_compute_the_same_and_a_wrong_one_is_noticed():
     torch.manual_seed(0)
     layers = layers_of(TINY, settings_of("cpu")[0])
     x_BSD = torch.randn(4, 4, TINY.d_model)
-    assert len(layers) == 5
+    assert len(layers) == 6
     check_same(layers, x_BSD)
     with torch.no_grad():
         layers[OURS].experts.out_proj[1] += 0.1
