@@ -75,7 +75,7 @@ def _shape_of_product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) ->
 
 
 def weight_gradient(doutput_NO: Tensor, input_NI: Tensor) -> Tensor:
-    """doutput^T input, [O, I]."""
+    """doutput^T input, [O, I], by the library that is faster."""
     num_outputs, num_inputs = doutput_NO.shape[1], input_NI.shape[1]
     if input_NI.numel() * num_outputs < LEAST_FOR_WEIGHT_GRADIENT:
         return doutput_NO.t() @ input_NI
