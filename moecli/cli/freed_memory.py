@@ -27,13 +27,13 @@ OF_USERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc not to give freed memory back to the system, from now on. Where a user has set up glibc's allocator, or the C library is
-    another, all stays as it is."""
+    """Tells glibc not to give freed memory back to the system, from now on. Where a user has set this in the environment, or tuned glibc's
+    allocator (GLIBC_TUNABLES), or the C library is another, all stays as it is."""
     if any(name in os.environ for name in OF_USERS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # of macOS, musl and Windows
         return
     if not mallopt(M_MMAP_THRESHOLD, MAPPED_FROM):
         mallopt(M_MMAP_THRESHOLD, MAPPED_FROM_IN_OLD_GLIBC)

@@ -22,10 +22,10 @@ class RMSNorm(nn.RMSNorm):
     """`nn.RMSNorm` over the last axis, [..., D] -> [..., D]."""
 
     def forward(self, x_D: Tensor) -> Tensor:
-        by_hand = torch.is_grad_enabled() and x_D.device.type == "cpu" and x_D.dtype == self.weight.dtype
-        if not by_hand or torch.compiler.is_compiling():  # a compiler makes one operation of ten by itself
+        # A compiler makes one operation of ten by itself. Squares of half the precision would have to be taken in a larger one.
+        by_hand = torch.is_grad_enabled() and not torch.compiler.is_compiling() and x_D.device.type == "cpu"
+        if not by_hand or self.eps is None or self.weight is None or not x_D.dtype == self.weight.dtype == torch.float32:
             return super().forward(x_D)
-        assert self.eps is not None
         y_D: Tensor = RMSNormByHand.apply(x_D, self.weight, self.eps)
         return y_D
 
@@ -47,7 +47,7 @@ class RMSNormByHand(Function):
         normed_D, weight_D, rate_1 = ctx.saved_tensors
         wants_x, wants_weight, _ = ctx.needs_input_grad
         grad_normed_D = grad_D * normed_D
-        dweight_D = grad_normed_D.flatten(0, -2).sum(dim=0) if wants_weight else None
+        dweight_D = grad_normed_D.reshape(-1, len(weight_D)).sum(dim=0) if wants_weight else None
         if not wants_x:
             return None, dweight_D, None
         mean_1 = (grad_normed_D @ weight_D)[..., None].div_(len(weight_D))

@@ -22,11 +22,12 @@ class Linear(nn.Linear):
 
 def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`F.linear`: x W^T + b, [..., I] -> [..., O], by the library that is faster."""
-    needs_gradient, dtype = torch.is_grad_enabled(), compute_dtype(x_I)
+    needs_gradient = torch.is_grad_enabled()
     if torch.compiler.is_compiling() and not needs_gradient and x_I.numel() == weight_OI.shape[1]:
+        dtype = compute_dtype(x_I)
         y_1O = row_product(x_I.reshape(1, -1).to(dtype), weight_OI.to(dtype))
         return (y_1O if bias_O is None else y_1O + bias_O.to(dtype)).view(*x_I.shape[:-1], -1)
-    if dtype != x_I.dtype or not onednn.pays(x_I, weight_OI):
+    if not onednn.pays(x_I, weight_OI) or compute_dtype(x_I) != x_I.dtype:
         return F.linear(x_I, weight_OI, bias_O)
     if not needs_gradient:
         return onednn.product(x_I, weight_OI, bias_O)

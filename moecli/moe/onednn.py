@@ -21,7 +21,8 @@ def _is_faster_here() -> bool:
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     if not has_both or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    return "Intel" not in torch.cpu.get_capabilities().get("cpu_name", "Intel")
+    capabilities: dict[str, str] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.11
+    return "Intel" not in capabilities.get("cpu_name", "Intel")
 
 
 IS_FASTER_HERE = _is_faster_here()
@@ -45,12 +46,12 @@ def takes(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def round_rows(num_rows: int) -> int:
-    """The next of 32 numbers between two powers of two.
+    """The next of 8 numbers between two powers of two.
 
-    oneDNN makes a program for each number of rows that it meets, which takes as long as a small product, and keeps a thousand: numbers of
-    rows that change all the time have to be few.
+    oneDNN makes a program for each number of rows that it meets, which takes as long as a small product and half a megabyte, and keeps a
+    thousand: numbers of rows that change all the time have to be few.
     """
-    step = max(1, 2 ** (num_rows.bit_length() - 6))
+    step = max(1, 2 ** (num_rows.bit_length() - 4))
     return -(-num_rows // step) * step
 
 
@@ -98,7 +99,7 @@ class OneDNNLinear(Function):
     def backward(ctx: Any, doutput_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, weight_OI = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        rows_NO = doutput_NO.flatten(0, -2)
+        rows_NO = doutput_NO.reshape(-1, len(weight_OI))
         dx_NI = product(doutput_NO, weight_OI.t()) if wants_x else None
-        dweight_OI = weight_gradient(rows_NO, x_NI.flatten(0, -2)) if wants_weight else None
+        dweight_OI = weight_gradient(rows_NO, x_NI.reshape(-1, x_NI.shape[-1])) if wants_weight else None
         return dx_NI, dweight_OI, rows_NO.sum(dim=0) if wants_bias else None

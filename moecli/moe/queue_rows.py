@@ -17,8 +17,8 @@ from moecli.moe.onednn import round_rows
 class QueueRows:
     """The assignments, queue by queue, and fillers at the ends of queues.
 
-    A filler is the last token of its queue again, with weight 0. So it adds nothing to any sum, and no token meets an expert that it was
-    not sent to.
+    A filler is the last token of its queue again, with weight 0. So no token meets an expert that it was not sent to, and nothing is added
+    to any sum but zeros, unless that expert made no numbers of that token.
     """
 
     lengths: list[int]

@@ -10,7 +10,7 @@ from moecli.model import norm as norm_file
 from moecli.model.norm import RMSNorm, RMSNormByHand
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 8), (4, 8), (2, 3, 5, 8)])
+@pytest.mark.parametrize("shape", [(3, 5, 8), (4, 8), (2, 3, 5, 8), (8,)])
 @pytest.mark.parametrize("eps", [1e-5, 0.3])
 def test_value_and_gradients_are_those_of_torch(shape, eps):
     torch.manual_seed(0)
@@ -56,6 +56,18 @@ def test_frozen_parts_get_no_gradient(frozen):
     [ours] = torch.autograd.grad(norm(x_ND).square().sum(), [wanted])
     [expected] = torch.autograd.grad(nn.functional.rms_norm(x_ND, (8,), norm.weight, 1e-5).square().sum(), [wanted])
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("options", [{"eps": None}, {"elementwise_affine": False, "eps": 1e-5}])
+def test_options_of_torchs_norm_are_torchs(options):
+    x_ND = torch.randn(4, 8, requires_grad=True)
+    assert torch.equal(RMSNorm(8, **options)(x_ND), nn.RMSNorm(8, **options)(x_ND))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_squares_of_half_precision_do_not_overflow(dtype):
+    norm, x_ND = RMSNorm(512, eps=1e-5).to(dtype), torch.full((2, 512), 20.0, dtype=dtype, requires_grad=True)
+    torch.testing.assert_close(norm(x_ND), torch.ones(2, 512, dtype=dtype))
 
 
 def test_by_hand_only_where_a_gradient_may_be_asked_for(monkeypatch):

@@ -38,9 +38,8 @@ def experts_and_input(activation="swiglu") -> tuple[Experts, Tensor]:
 
 def test_neighbours_share_a_block_up_to_its_size(monkeypatch):
     monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", 50)
-    blocks = blocks_of(
-        LENGTHS, row_bytes=10, onednn_from=math.inf
-    )  # 5 rows: 3 + 1 of experts 0 and 2; 4 of expert 3; 9, too many, alone; 2
+    # 5 rows: 3 + 1 of experts 0 and 2; 4 of expert 3; 9, too many, alone; 2.
+    blocks = blocks_of(LENGTHS, row_bytes=10, onednn_from=math.inf)
     assert [block.experts for block in blocks] == [(0, 2), (3,), (5,), (6,)]
     assert [block.lengths for block in blocks] == [(3, 1), (4,), (9,), (2,)]
     assert [(block.rows.start, block.rows.stop) for block in blocks] == [(0, 4), (4, 8), (8, 17), (17, 19)]

@@ -55,7 +55,7 @@ def test_product_and_weight_gradient_are_exact_up_to_rounding(num_rows, num_inpu
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(2, 5, 12), (7, 12), (1, 12), (1, 1, 12)])
+@pytest.mark.parametrize("shape", [(2, 5, 12), (7, 12), (1, 12), (1, 1, 12), (12,)])
 def test_linear_has_the_value_and_the_gradients_of_torchs(shape, bias, products):
     torch.manual_seed(0)
     layer, x_I = Linear(12, 6, bias=bias), torch.randn(shape, requires_grad=True)
@@ -127,7 +127,16 @@ def test_under_autocast_products_are_torchs(products):
 def test_it_is_faster_where_mkl_leaves_avx512_unused(capability, processor, expected, monkeypatch):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {} if processor is None else {"cpu_name": processor})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {} if processor is None else {"cpu_name": processor}, raising=False)
     assert onednn._is_faster_here() is expected
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert onednn._is_faster_here() is False
+
+
+def test_a_torch_that_does_not_name_the_processor_goes_its_own_way(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert onednn._is_faster_here() is False
+
+
+def test_a_model_on_the_meta_device_has_shapes_alone():
+    assert linear(torch.empty(2, 5, 12, device="meta"), torch.empty(6, 12, device="meta")).shape == (2, 5, 6)

@@ -100,7 +100,8 @@ def test_what_routing_changes_is_measured(run, override, change, is_same):
     assert change in result.changes
     model, other = load_model(run.latest.resolve()), load_model(Path("new/checkpoints/latest").resolve())
     ids_BS = torch.randint(model.vocab_size, (4, 16), generator=torch.Generator().manual_seed(0))
-    moved = (model(ids_BS)[0] - other(ids_BS)[0]).abs().max().item()
+    with torch.no_grad():  # as the logits are compared: a norm with a gradient is rounded in another order
+        moved = (model(ids_BS)[0] - other(ids_BS)[0]).abs().max().item()
     assert result.difference is not None and result.difference.max_abs == pytest.approx(moved, abs=1e-6)
     assert result.difference.is_rounding is is_same and (moved < 1e-5) is is_same
 
