@@ -23,13 +23,13 @@ TRIMMED_FROM = -1
 GROWN_BY = 64 << 20
 
 # By these a user sets the same.
-OF_USERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def keep_freed_memory() -> None:
     """Tells glibc not to give freed memory back to the system, from now on. Where a user has set this in the environment, or tuned glibc's
     allocator (GLIBC_TUNABLES), or the C library is another, all stays as it is."""
-    if any(name in os.environ for name in OF_USERS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    if any(name in os.environ for name in USER_SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -102,13 +102,13 @@ class BlockedExperts(Function):
         rows = fill_up(token_ids_A, weights_A, lengths, from_length=onednn_from)
         blocks = blocks_of(rows.lengths, 2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize, onednn_from)
         in_projs_DF, out_projs_HD = in_proj_EFD.transpose(1, 2).unbind(), out_proj_EDH.transpose(1, 2).unbind()
-        kept = []
+        keeps, kept = any(ctx.needs_input_grad), []
         for block in blocks:
             ids_N = rows.token_ids_R[block.rows]
             in_NF = block.product(x_TD.index_select(0, ids_N).to(dtype), in_projs_DF)
             hidden_NH = activation.function(in_NF).mul_(rows.weights_R[block.rows, None])
             y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_projs_HD).to(y_TD.dtype))
-            if any(ctx.needs_input_grad):
+            if keeps:
                 kept.append(in_NF)
             del in_NF, hidden_NH  # if not kept, the next block has their room
         ctx.save_for_backward(x_TD, in_proj_EFD, out_proj_EDH, rows.token_ids_R, rows.weights_R, rows.is_real_R, *kept)

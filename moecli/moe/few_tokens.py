@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moecli.moe.activations import Activation
-from moecli.moe.linear import row_product
+from moecli.moe.linear import linear
 
 
 def run_one_token(
@@ -26,10 +26,10 @@ def run_one_token(
 ) -> Tensor:
     """[1, D] -> [1, D] in float32, products in `dtype`. No other expert's weights are read, and none are copied."""
     experts, x_1D = expert_ids_K.tolist(), x_1D.to(dtype)
-    in_KF = torch.cat([row_product(x_1D, in_proj_EFD[expert].to(dtype)) for expert in experts])
+    in_KF = torch.cat([linear(x_1D, in_proj_EFD[expert].to(dtype)) for expert in experts])
     hidden_KH = activation.function(in_KF).mul_(weights_K[:, None])
     hidden_and_experts = zip(hidden_KH.split(1), experts, strict=True)
-    out_KD = torch.cat([row_product(hidden_1H, out_proj_EDH[expert].to(dtype)) for hidden_1H, expert in hidden_and_experts])
+    out_KD = torch.cat([linear(hidden_1H, out_proj_EDH[expert].to(dtype)) for hidden_1H, expert in hidden_and_experts])
     return out_KD.sum(dim=0, keepdim=True, dtype=weights_K.dtype)
 
 

@@ -36,10 +36,8 @@ def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tens
 
 
 def row_product(x_1I: Tensor, weight_OI: Tensor) -> Tensor:
-    """x W^T of one row outside of autograd, [1, I] -> [1, O], both in the dtype of the product."""
-    if torch.compiler.is_compiling():  # written out, a compiler makes one pass over W of it, on all threads
-        return (weight_OI * x_1I).sum(dim=-1)[None]
-    return onednn.product(x_1I, weight_OI) if onednn.pays(x_1I, weight_OI) else F.linear(x_1I, weight_OI)
+    """x W^T of one row, [1, I] -> [1, O], written out: a compiler makes one pass over W of it, on all threads."""
+    return (weight_OI * x_1I).sum(dim=-1)[None]
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

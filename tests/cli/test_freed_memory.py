@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from moecli.cli.freed_memory import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, OF_USERS, keep_freed_memory
+from moecli.cli.freed_memory import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, USER_SETTINGS, keep_freed_memory
 
 # How many page faults it takes to fill 64 MB ten times. In four tensors: old glibc maps one of 64 MB in any case.
 FILLING = """
@@ -43,7 +43,7 @@ run([], debug=False)
 
 def faults_of(way: str, **settings: str) -> int:
     """Of a process where freed memory is `kept`, or not (`plain`), or which is the whole `command`."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*OF_USERS, "GLIBC_TUNABLES")}
+    environment = {name: value for name, value in os.environ.items() if name not in (*USER_SETTINGS, "GLIBC_TUNABLES")}
     call = [sys.executable, "-c", FILLING, way]
     return int(subprocess.run(call, env=environment | settings, capture_output=True, check=True, text=True).stdout)
 
@@ -89,7 +89,7 @@ class FakeLibrary:
 
 
 def library(monkeypatch: pytest.MonkeyPatch, largest: int = 2**31 - 1) -> FakeLibrary:
-    for name in (*OF_USERS, "GLIBC_TUNABLES"):
+    for name in (*USER_SETTINGS, "GLIBC_TUNABLES"):
         monkeypatch.delenv(name, raising=False)
     fake = FakeLibrary(largest)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: fake)
@@ -98,7 +98,7 @@ def library(monkeypatch: pytest.MonkeyPatch, largest: int = 2**31 - 1) -> FakeLi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*((name, "131072") for name in OF_USERS), ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=:glibc.malloc.trim_threshold=131072")],
+    [*((name, "131072") for name in USER_SETTINGS), ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=:glibc.malloc.trim_threshold=131072")],
 )
 def test_each_setting_of_a_user_stands(name, value, monkeypatch):
     fake = library(monkeypatch)
