@@ -27,7 +27,7 @@ format: $(VENV)/.installed
 slow: $(VENV)/.installed  ## the tests that take long
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py moecli/moe/grouped_product.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"moecli needs Python 3.11 or newer, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -1,7 +1,7 @@
 """The experts block by block, with a backward pass written by hand: on CPUs memory traffic decides, and this moves the fewest bytes.
 
 Knows the mathematics of one expert. Must not know how queues came about, nor when this way pays (experts.py).
-Shape letters: see routing.py; R the rows of all queues (queue_rows.py), N those of a block, M those of one expert in it.
+Shape letters: see routing.py; N the rows of a block, M those of one expert in it, I inputs and O outputs of a product.
 
 For one expert with the input projection I [F, D], the output projection O [D, H], and its tokens' rows x:
 
@@ -13,13 +13,12 @@ and with g the gradient of the tokens' outputs:
 
 Between the passes only `in` is kept: the rows of x are gathered again, and h is computed again, both while they fit into the cache.
 Each weight gradient is written once, into its place. Where experts are small, several share a block, and with it the cost of calling an
-operation: only the products are taken expert by expert. Those of experts with many tokens are oneDNN's, where it is faster.
+operation. Their products are one call (grouped_product.py), or taken expert by expert where that does not work.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,55 +27,47 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from moecli.moe import onednn
+from moecli.moe import grouped_product
 from moecli.moe.activations import Activation
-from moecli.moe.queue_rows import fill_up
 
 # What the rows of a block may take, so that they stay in the cache from one operation to the next. An expert's queue is never cut.
 BLOCK_BYTES = 4 * 2**20
-# From so many multiplications on in the smaller of its products an expert is for oneDNN.
-LEAST_FOR_ONEDNN = 2**22
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring experts that have tokens."""
+    """Neighbouring experts."""
 
     rows: slice
-    """The place of their queues among the rows of all."""
-    experts: tuple[int, ...]
+    """The place of their queues among those of all."""
+    experts: slice
     lengths: tuple[int, ...]
-    """Rows of each."""
-    onednn_from: float
-    """From so many rows on products are oneDNN's."""
+    """Rows of each. The weights of an expert without any are not read."""
 
-    def product(self, x_NI: Tensor, weights_IO: Sequence[Tensor]) -> Tensor:
+    def product(self, x_NI: Tensor, weights_EIO: Tensor) -> Tensor:
         """x W with the weights of each expert, [N, I] -> [N, O]."""
-        if len(self.experts) == 1 and self.lengths[0] >= self.onednn_from:
-            return onednn.product(x_NI, weights_IO[self.experts[0]].t().to(x_NI.dtype))
-        y_NO = x_NI.new_empty(len(x_NI), weights_IO[0].shape[1])
-        for expert, length, x_MI, y_MO in self._each(x_NI, y_NO):
-            weight_IO = weights_IO[expert].to(x_NI.dtype)
-            if length >= self.onednn_from:
-                y_MO.copy_(onednn.product(x_MI, weight_IO.t()))
-            else:
-                torch.mm(x_MI, weight_IO, out=y_MO)
+        weights_EIO = weights_EIO[self.experts]
+        if grouped_product.takes(x_NI, weights_EIO):
+            return grouped_product.product(x_NI, weights_EIO, self.lengths)
+        y_NO = x_NI.new_empty(len(x_NI), weights_EIO.shape[2])
+        for x_MI, weight_IO, y_MO in self._expert_by_expert(x_NI, weights_EIO, y_NO):
+            torch.mm(x_MI, weight_IO.to(x_MI.dtype), out=y_MO)
         return y_NO
 
-    def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradients_OI: Sequence[Tensor]) -> None:
-        """doutput^T input of each expert."""
-        is_cast = gradients_OI[0].dtype != input_NI.dtype
-        for expert, length, doutput_MO, input_MI in self._each(doutput_NO, input_NI):
-            if length >= self.onednn_from:
-                gradients_OI[expert].copy_(onednn.weight_gradient(doutput_MO, input_MI))
-            elif is_cast:
-                gradients_OI[expert].copy_(doutput_MO.t() @ input_MI)
+    def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradients_EOI: Tensor) -> None:
+        """doutput^T input of each expert, 0 for one without rows."""
+        gradients_EOI = gradients_EOI[self.experts]
+        if grouped_product.takes(doutput_NO, input_NI, gradients_EOI):
+            grouped_product.write_weight_gradients(doutput_NO, input_NI, self.lengths, gradients_EOI)
+            return
+        for doutput_MO, gradient_OI, input_MI in self._expert_by_expert(doutput_NO, gradients_EOI, input_NI):
+            if gradient_OI.dtype == input_MI.dtype:
+                torch.mm(doutput_MO.t(), input_MI, out=gradient_OI)
             else:
-                torch.mm(doutput_MO.t(), input_MI, out=gradients_OI[expert])
+                gradient_OI.copy_(doutput_MO.t() @ input_MI)
 
-    def _each(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-        """(expert, its number of rows, its rows of each tensor), expert by expert."""
-        return zip(self.experts, self.lengths, *(tensor.split(self.lengths) for tensor in tensors), strict=True)
+    def _expert_by_expert(self, first_N: Tensor, stacked_E: Tensor, second_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return zip(first_N.split(self.lengths), stacked_E.unbind(), second_N.split(self.lengths), strict=True)
 
 
 class BlockedExperts(Function):
@@ -98,72 +89,56 @@ class BlockedExperts(Function):
         dtype: torch.dtype,
     ) -> Tensor:
         y_TD = torch.zeros_like(x_TD, dtype=weights_A.dtype)
-        onednn_from = LEAST_FOR_ONEDNN / out_proj_EDH[0].numel() if onednn.takes(dtype, x_TD.device) else math.inf
-        rows = fill_up(token_ids_A, weights_A, lengths, from_length=onednn_from)
-        blocks = blocks_of(rows.lengths, 2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize, onednn_from)
-        in_projs_DF, out_projs_HD = in_proj_EFD.transpose(1, 2).unbind(), out_proj_EDH.transpose(1, 2).unbind()
+        blocks = blocks_of(lengths, row_bytes=2 * (in_proj_EFD.shape[1] + x_TD.shape[1]) * dtype.itemsize)
         keeps, kept = any(ctx.needs_input_grad), []
         for block in blocks:
-            ids_N = rows.token_ids_R[block.rows]
-            in_NF = block.product(x_TD.index_select(0, ids_N).to(dtype), in_projs_DF)
-            hidden_NH = activation.function(in_NF).mul_(rows.weights_R[block.rows, None])
-            y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_projs_HD).to(y_TD.dtype))
+            ids_N = token_ids_A[block.rows]
+            in_NF = block.product(x_TD.index_select(0, ids_N).to(dtype), in_proj_EFD.transpose(1, 2))
+            hidden_NH = activation.function(in_NF).mul_(weights_A[block.rows, None])
+            y_TD.index_add_(0, ids_N, block.product(hidden_NH, out_proj_EDH.transpose(1, 2)).to(y_TD.dtype))
             if keeps:
                 kept.append(in_NF)
             del in_NF, hidden_NH  # if not kept, the next block has their room
-        ctx.save_for_backward(x_TD, in_proj_EFD, out_proj_EDH, rows.token_ids_R, rows.weights_R, rows.is_real_R, *kept)
-        ctx.idle_experts = [expert for expert, length in enumerate(lengths) if length == 0]
+        ctx.save_for_backward(x_TD, in_proj_EFD, out_proj_EDH, token_ids_A, weights_A, *kept)
         ctx.blocks, ctx.activation, ctx.dtype = blocks, activation, dtype
         return y_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, in_proj_EFD, out_proj_EDH, token_ids_R, weights_R, is_real_R, *kept = ctx.saved_tensors
+        x_TD, in_proj_EFD, out_proj_EDH, token_ids_A, weights_A, *kept = ctx.saved_tensors
         _, _, trains_in_proj, trains_out_proj, *_ = ctx.needs_input_grad
-        dx_TD, dweights_R = torch.zeros_like(x_TD), torch.empty_like(weights_R)
-        din_proj_EFD = _empty_gradient(in_proj_EFD, ctx.idle_experts) if trains_in_proj else None
-        dout_proj_EDH = _empty_gradient(out_proj_EDH, ctx.idle_experts) if trains_out_proj else None
-        in_projs_FD, out_projs_DH = in_proj_EFD.unbind(), out_proj_EDH.unbind()
+        dx_TD, dweights_A = torch.zeros_like(x_TD), torch.empty_like(weights_A)
+        din_proj_EFD = torch.empty_like(in_proj_EFD) if trains_in_proj else None
+        dout_proj_EDH = torch.empty_like(out_proj_EDH) if trains_out_proj else None
         for block, in_NF in zip(ctx.blocks, kept, strict=True):
-            ids_N, weights_N1 = token_ids_R[block.rows], weights_R[block.rows, None]
+            ids_N, weights_N1 = token_ids_A[block.rows], weights_A[block.rows, None]
             grad_ND = grad_TD.index_select(0, ids_N).to(ctx.dtype)
-            dhidden_NH = block.product(grad_ND, out_projs_DH)
+            dhidden_NH = block.product(grad_ND, out_proj_EDH)
             hidden_NH, din_NF = ctx.activation.with_gradient(in_NF, dhidden_NH)
-            dweights_R[block.rows] = dhidden_NH.mul_(hidden_NH).sum(dim=1, dtype=weights_R.dtype)
+            dweights_A[block.rows] = dhidden_NH.mul_(hidden_NH).sum(dim=1, dtype=weights_A.dtype)
             if dout_proj_EDH is not None:
-                block.write_weight_gradients(grad_ND, hidden_NH.mul_(weights_N1), dout_proj_EDH.unbind())
+                block.write_weight_gradients(grad_ND, hidden_NH.mul_(weights_N1), dout_proj_EDH)
             din_NF.mul_(weights_N1)
             if din_proj_EFD is not None:
-                block.write_weight_gradients(din_NF, x_TD.index_select(0, ids_N).to(ctx.dtype), din_proj_EFD.unbind())
-            dx_TD.index_add_(0, ids_N, block.product(din_NF, in_projs_FD).to(dx_TD.dtype))
-        dweights_A = dweights_R if is_real_R is None else dweights_R[is_real_R]
+                block.write_weight_gradients(din_NF, x_TD.index_select(0, ids_N).to(ctx.dtype), din_proj_EFD)
+            dx_TD.index_add_(0, ids_N, block.product(din_NF, in_proj_EFD).to(dx_TD.dtype))
         return dx_TD, dweights_A, din_proj_EFD, dout_proj_EDH, None, None, None, None
 
 
-def blocks_of(lengths: list[int], row_bytes: int, onednn_from: float) -> list[Block]:
-    """The experts that have rows, in blocks that fill BLOCK_BYTES at most, or of one expert."""
-    groups: list[list[int]] = []
-    num_bytes = 0
+def blocks_of(lengths: list[int], row_bytes: int) -> list[Block]:
+    """All experts, in blocks that fill BLOCK_BYTES at most, or in which a single expert has rows."""
+    blocks: list[Block] = []
+    first_row = first_expert = num_rows = 0
+
+    def close(last_expert: int) -> None:
+        experts = slice(first_expert, last_expert + 1)
+        blocks.append(Block(slice(first_row, first_row + num_rows), experts, tuple(lengths[experts])))
+
     for expert, length in enumerate(lengths):
-        if length == 0:
-            continue
-        num_bytes += length * row_bytes
-        if not groups or num_bytes > BLOCK_BYTES:
-            groups.append([])
-            num_bytes = length * row_bytes
-        groups[-1].append(expert)
-    blocks, start = [], 0
-    for experts in groups:
-        block_lengths = tuple(lengths[expert] for expert in experts)
-        blocks.append(Block(slice(start, start + sum(block_lengths)), tuple(experts), block_lengths, onednn_from))
-        start += sum(block_lengths)
+        if length and num_rows and (num_rows + length) * row_bytes > BLOCK_BYTES:
+            close(expert - 1)
+            first_row, first_expert, num_rows = first_row + num_rows, expert, 0
+        num_rows += length
+    close(len(lengths) - 1)
     return blocks
-
-
-def _empty_gradient(weight: Tensor, idle_experts: list[int]) -> Tensor:
-    """Room for the gradient of stacked weights, 0 already for the experts that nothing is written for."""
-    gradient = torch.empty_like(weight)
-    for expert in idle_experts:
-        gradient[expert].zero_()
-    return gradient

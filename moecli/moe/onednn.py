@@ -45,16 +45,6 @@ def takes(dtype: torch.dtype, device: torch.device) -> bool:
     return IS_FASTER_HERE and dtype == torch.float32 and device.type == "cpu"
 
 
-def round_rows(num_rows: int) -> int:
-    """The next of 8 numbers between two powers of two.
-
-    oneDNN makes a program for each number of rows that it meets, which takes as long as a small product and half a megabyte, and keeps a
-    thousand: numbers of rows that change all the time have to be few.
-    """
-    step = max(1, 2 ** (num_rows.bit_length() - 4))
-    return -(-num_rows // step) * step
-
-
 def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x W^T + b, [..., I] -> [..., O], outside of autograd."""
     if torch.compiler.is_compiling():

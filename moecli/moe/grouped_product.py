@@ -1,0 +1,75 @@
+"""Products of the rows of several experts with the weights of each, all experts in one call, on x86 processors with AVX-512.
+
+They are written in C (grouped_product.c), which is compiled when moecli is installed, if there is a C compiler (hatch_build.py). torch has
+no such product for CPUs: taken one by one, experts with few rows cost more in calls than in multiplications (docs/performance.md).
+
+Knows tensors and the compiled library. Must not know what is multiplied, nor what happens where the library is missing.
+Shape letters: see routing.py; N rows, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def _load(path: Path) -> ctypes.CDLL | None:
+    """None where it was not compiled, or for another kind of machine. Its threads are torch's, whose library for them has to be loaded."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return None
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError:
+        return None
+    tensor, number, small_number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.grouped_product.argtypes = [tensor] * 4 + [number] * 3 + [small_number] * 2
+    library.grouped_weight_gradient.argtypes = [tensor] * 4 + [number] * 3 + [small_number]
+    library.grouped_product.restype = library.grouped_weight_gradient.restype = None
+    return library
+
+
+LIBRARY = _load(Path(__file__).with_name("libgrouped_product.so"))
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the products of these can be taken here: with the library, of float32 on a CPU."""
+    return LIBRARY is not None and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+
+
+def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor:
+    """x W of each expert, [N, O], outside of autograd.
+
+    Args:
+        x_NI: the rows of expert 0 first, then those of expert 1, and so on.
+        weights_EIO: contiguous, or transposed from a contiguous [E, O, I].
+        lengths: rows of each expert, N together.
+    """
+    assert LIBRARY is not None
+    num_experts, num_inputs, num_outputs = weights_EIO.shape
+    lies_transposed = not weights_EIO.is_contiguous()
+    assert (weights_EIO.transpose(1, 2) if lies_transposed else weights_EIO).is_contiguous() and x_NI.is_contiguous()
+    assert len(lengths) == num_experts and x_NI.shape == (sum(lengths), num_inputs)
+    y_NO = x_NI.new_empty(len(x_NI), num_outputs)
+    LIBRARY.grouped_product(
+        *(tensor.data_ptr() for tensor in (x_NI, weights_EIO, y_NO)),
+        (ctypes.c_int64 * num_experts)(*lengths),
+        num_experts, num_inputs, num_outputs, lies_transposed, torch.get_num_threads(),
+    )  # fmt: skip
+    return y_NO
+
+
+def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequence[int], gradients_EOI: Tensor) -> None:
+    """doutput^T input of each expert, into a contiguous [E, O, I]: zeros for an expert without rows."""
+    assert LIBRARY is not None
+    num_experts, num_outputs, num_inputs = gradients_EOI.shape
+    assert all(tensor.is_contiguous() for tensor in (doutput_NO, input_NI, gradients_EOI)) and len(lengths) == num_experts
+    assert doutput_NO.shape == (sum(lengths), num_outputs) and input_NI.shape == (sum(lengths), num_inputs)
+    LIBRARY.grouped_weight_gradient(
+        *(tensor.data_ptr() for tensor in (doutput_NO, input_NI, gradients_EOI)),
+        (ctypes.c_int64 * num_experts)(*lengths),
+        num_experts, num_outputs, num_inputs, torch.get_num_threads(),
+    )  # fmt: skip
