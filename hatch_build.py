@@ -41,7 +41,9 @@ def compile_library(source: Path, library: Path) -> None:
     compiler = shlex.split(os.environ.get("CC", "gcc"))
     compiled, linked = library.with_suffix(".o"), library.with_suffix(".tmp")
     try:
-        subprocess.run([*compiler, "-O3", "-std=gnu11", "-fopenmp", "-fPIC", "-c", str(source), "-o", str(compiled)], check=True, capture_output=True)
+        subprocess.run(
+            [*compiler, "-O3", "-std=gnu11", "-fopenmp", "-fPIC", "-c", str(source), "-o", str(compiled)], check=True, capture_output=True
+        )
         subprocess.run([*compiler, "-shared", str(compiled), "-o", str(linked)], check=True, capture_output=True)
         linked.replace(library)
     finally:

@@ -47,3 +47,11 @@ def tiny_recipe(tmp_path, monkeypatch) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY_RECIPE, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def products_of_torch(monkeypatch) -> None:
+    """All products of experts are operations of torch, which its counters see."""
+    from moecli.moe import grouped_product
+
+    monkeypatch.setattr(grouped_product, "LIBRARY", None)

@@ -31,7 +31,7 @@ from moecli.moe import grouped_product
 from moecli.moe.activations import Activation
 
 # What the rows of a block may take, so that they stay in the cache from one operation to the next. An expert's queue is never cut.
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Experts(nn.Module):
         """
         # With fewer assignments than experts, as in generation, a grouped product would cast the weights of idle experts.
         has_work_for_all = len(queues.token_ids_A) >= self.num_experts
-        run = run_grouped if has_work_for_all and can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_one_by_one
+        run = run_grouped if has_work_for_all and can_run_grouped(x_TD, self.in_proj, self.out_proj) else run_blocked
         y_TD = run(x_TD, queues, self.in_proj, self.out_proj, self.activation, compute_dtype(x_TD))
         return y_TD if beside is None else y_TD + beside(x_TD)
 
@@ -105,10 +105,10 @@ def can_run_grouped(x_TD: Tensor, in_proj_EFD: Tensor, out_proj_EDH: Tensor) -> 
 
 # The lengths of the queues are data: a compiler would specialise on each new set of them, so it runs this part as it stands.
 @torch.compiler.disable
-def run_one_by_one(
+def run_blocked(
     x_TD: Tensor, queues: ExpertQueues, in_proj_EFD: Tensor, out_proj_EDH: Tensor, activation: Activation, dtype: torch.dtype
 ) -> Tensor:
-    """Each expert that has tokens in turn; the weights of the others are not touched."""
+    """Block by block, as CPUs like it; the weights of experts without tokens are not touched."""
     lengths = queues.load_E.tolist()
     if not torch.is_grad_enabled():  # the weights ask for gradients all the same, and something would be kept for them
         in_proj_EFD, out_proj_EDH = in_proj_EFD.detach(), out_proj_EDH.detach()

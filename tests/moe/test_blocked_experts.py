@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from moecli.moe import blocked_experts, onednn, queue_rows
+from moecli.moe import blocked_experts, grouped_product
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.blocked_experts import blocks_of
 from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.experts import Experts
 from moecli.training.peak_memory import LiveTensors
-
-needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 LENGTHS = [3, 0, 1, 4, 0, 9, 2]
 
@@ -38,12 +36,27 @@ def experts_and_input(activation="swiglu") -> tuple[Experts, Tensor]:
 
 def test_neighbours_share_a_block_up_to_its_size(monkeypatch):
     monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", 50)
-    # 5 rows: 3 + 1 of experts 0 and 2; 4 of expert 3; 9, too many, alone; 2.
-    blocks = blocks_of(LENGTHS, row_bytes=10, onednn_from=math.inf)
-    assert [block.experts for block in blocks] == [(0, 2), (3,), (5,), (6,)]
-    assert [block.lengths for block in blocks] == [(3, 1), (4,), (9,), (2,)]
+    # 5 rows: 3 + 0 + 1 of experts 0 to 2; 4 of expert 3; 9, too many, alone; 2. Experts without rows go with their neighbour before them.
+    blocks = blocks_of(LENGTHS, row_bytes=10)
+    assert [(block.experts.start, block.experts.stop) for block in blocks] == [(0, 3), (3, 5), (5, 6), (6, 7)]
+    assert [block.lengths for block in blocks] == [(3, 0, 1), (4, 0), (9,), (2,)]
     assert [(block.rows.start, block.rows.stop) for block in blocks] == [(0, 4), (4, 8), (8, 17), (17, 19)]
-    assert blocks_of([0, 0], row_bytes=10, onednn_from=math.inf) == []
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(1, 200))
+def test_blocks_hold_all_experts_in_order_and_no_more_rows_than_fit(lengths, most_bytes):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", most_bytes)
+        blocks = blocks_of(lengths, row_bytes=10)
+    assert [length for block in blocks for length in block.lengths] == lengths
+    assert [expert for block in blocks for expert in range(block.experts.start, block.experts.stop)] == list(range(len(lengths)))
+    starts = [sum(lengths[: block.experts.start]) for block in blocks]
+    assert [(block.rows.start, block.rows.stop) for block in blocks] == [
+        (start, start + sum(block.lengths)) for start, block in zip(starts, blocks, strict=True)
+    ]
+    for block in blocks:
+        assert 10 * sum(block.lengths) <= most_bytes or sum(length > 0 for length in block.lengths) == 1
+        assert sum(block.lengths) or len(blocks) == 1
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -59,71 +72,26 @@ def test_blocks_of_any_size_give_the_same(num_blocks, activation, monkeypatch):
         return [y_TD.detach(), *torch.autograd.grad(y_TD.square().sum(), leaves)]
 
     whole = results()
-    rows = {1: 19, 3: 9, 5: 1}[num_blocks]  # 3 + 0 + 1 + 4 | 9 | 2, or each of the five that have tokens alone
+    rows = {1: 19, 3: 9, 5: 1}[num_blocks]  # 3 + 0 + 1 + 4 + 0 | 9 | 2, or each of the five that have tokens alone
     monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", rows * row_bytes)
-    assert len(blocks_of(LENGTHS, row_bytes, math.inf)) == num_blocks
+    assert len(blocks_of(LENGTHS, row_bytes)) == num_blocks
     for ours, expected in zip(results(), whole, strict=True):
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.fixture
-def by_onednn(monkeypatch) -> list[int]:
-    """Whatever processor this is, experts with 3 tokens or more are for oneDNN. Returns the rows of each of its products."""
-    rows: list[int] = []
-    product, weight_gradient = onednn.product, onednn.weight_gradient
-
-    def counted_product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        rows.append(len(x_NI))
-        return product(x_NI, weight_OI)
-
-    def counted_gradient(doutput_NO: Tensor, input_NI: Tensor) -> Tensor:
-        rows.append(len(doutput_NO))
-        return weight_gradient(doutput_NO, input_NI)
-
-    monkeypatch.setattr(onednn, "IS_FASTER_HERE", True)
-    monkeypatch.setattr(onednn, "LEAST_FOR_WEIGHT_GRADIENT", 1)
-    monkeypatch.setattr(queue_rows, "round_rows", lambda num_rows: -(-num_rows // 4) * 4)
-    monkeypatch.setattr(blocked_experts, "LEAST_FOR_ONEDNN", 3 * 12 * 8)
-    monkeypatch.setattr(
-        blocked_experts, "onednn", SimpleNamespace(takes=onednn.takes, product=counted_product, weight_gradient=counted_gradient)
-    )
-    return rows
-
-
-@needs_onednn
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.skipif(grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512")
 @pytest.mark.parametrize("block_bytes", [1, 2**20])
-def test_experts_with_many_tokens_go_through_onednn_and_it_changes_nothing(block_bytes, activation, by_onednn, monkeypatch):
-    experts, x_TD = experts_and_input(activation)
-    on = queues()
-    leaves = [x_TD, on.weights_A, *experts.parameters()]
-
-    def results() -> list[Tensor]:
-        y_TD = experts(x_TD, on)
-        return [y_TD.detach(), *torch.autograd.grad(y_TD.square().sum(), leaves)]
-
-    monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", block_bytes)
-    ours = results()
-    # Of the lengths 3, 1, 4, 9 and 2 three go through it, filled up to 4, 4 and 12 rows, in 2 products forward and 4 backward.
-    assert sorted(by_onednn) == sorted(6 * [4, 4, 12])
-    monkeypatch.setattr(onednn, "IS_FASTER_HERE", False)
-    for one, expected in zip(ours, results(), strict=True):  # of another library, whose sums are rounded in another order
-        torch.testing.assert_close(one, expected, rtol=0, atol=2e-6 * expected.abs().max().item())
-
-
-@needs_onednn
-def test_fillers_meet_no_expert_that_their_token_was_not_sent_to(by_onednn):
-    """Expert 0 makes no numbers of anything: no token without it may notice, whichever rows its queue is filled up with."""
+def test_a_block_has_six_products_each_in_one_call(block_bytes, monkeypatch):
     experts, x_TD = experts_and_input()
-    with torch.no_grad():
-        experts.in_proj[0] = torch.inf
-    on = queues()
-    gets_expert_0 = torch.zeros(6, dtype=torch.bool).index_fill(0, on.token_ids_A[:3], True)
-    y_TD = experts(x_TD, on)
-    dx_TD, dout_EDH = torch.autograd.grad(y_TD[~gets_expert_0].sum(), [x_TD, experts.out_proj])
-    assert gets_expert_0.any() and not gets_expert_0.all()
-    assert y_TD[~gets_expert_0].isfinite().all() and dx_TD[~gets_expert_0].isfinite().all()
-    assert dout_EDH[1:].isfinite().all() and y_TD[gets_expert_0].isnan().any()
+    calls: list[int] = []
+    product, write_weight_gradients = grouped_product.product, grouped_product.write_weight_gradients
+    monkeypatch.setattr(grouped_product, "product", lambda *args: calls.append(len(args[0])) or product(*args))
+    monkeypatch.setattr(
+        grouped_product, "write_weight_gradients", lambda *args: calls.append(len(args[0])) or write_weight_gradients(*args)
+    )
+    monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", block_bytes)
+    experts(x_TD, queues()).sum().backward()
+    assert sorted(calls) == sorted(6 * ([19] if block_bytes > 1 else [length for length in LENGTHS if length]))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -1,8 +1,9 @@
-"""Both ways of running the experts against the double loop: outputs and every gradient."""
+"""All ways of running the experts against the double loop: outputs and every gradient."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +11,28 @@ import torch
 from torch import Tensor
 
 from moecli.moe import experts as experts_file
+from moecli.moe import grouped_product
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.dispatch import ExpertQueues, dispatch_dropless
-from moecli.moe.experts import Experts, can_run_grouped, compute_dtype, run_grouped, run_one_by_one
+from moecli.moe.experts import Experts, can_run_grouped, compute_dtype, run_blocked, run_grouped
 from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing
 from tests.moe.oracle import expert_output, weighted_experts
 
-RUNNERS = {"one_by_one": run_one_by_one, "grouped": run_grouped}
 D_MODEL, D_EXPERT = 12, 8  # multiples of 4, as grouped_mm wants in float32
+
+
+Run = Callable[..., Tensor]
+
+
+@pytest.fixture(params=["blocked", "blocked, expert by expert", "grouped"])
+def run(request, monkeypatch) -> Run:
+    """A way of running the experts."""
+    if request.param == "blocked" and grouped_product.LIBRARY is None:
+        pytest.skip("grouped_product.c is not compiled, or this processor has no AVX-512")
+    if request.param == "blocked, expert by expert":
+        monkeypatch.setattr(grouped_product, "LIBRARY", None)
+    return run_grouped if request.param == "grouped" else run_blocked
 
 
 def random_routing(num_tokens: int, num_experts: int, num_assignments: int) -> Routing:
@@ -40,28 +54,26 @@ def outputs_and_gradients(y_TD: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return [y_TD.detach(), *torch.autograd.grad(y_TD, leaves, grad_outputs=upstream_TD)]
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("num_tokens", "num_experts", "num_assignments"), [(1, 1, 1), (7, 3, 14), (9, 16, 9), (5, 2, 0), (6, 4, 60)])
-def test_equals_the_double_loop_with_every_gradient(runner, activation, num_tokens, num_experts, num_assignments):
+def test_equals_the_double_loop_with_every_gradient(run, activation, num_tokens, num_experts, num_assignments):
     torch.manual_seed(num_tokens)
-    check_against_the_double_loop(runner, activation, num_tokens, random_routing(num_tokens, num_experts, num_assignments))
+    check_against_the_double_loop(run, activation, num_tokens, random_routing(num_tokens, num_experts, num_assignments))
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(("num_tokens", "num_experts", "top_k"), [(1, 1, 1), (9, 4, 2), (5, 8, 1), (6, 3, 3)])
-def test_all_choices_of_every_token_equal_the_double_loop(runner, activation, num_tokens, num_experts, top_k):
+def test_all_choices_of_every_token_equal_the_double_loop(run, activation, num_tokens, num_experts, top_k):
     torch.manual_seed(num_tokens)
     probs_TE = torch.rand(num_tokens, num_experts).softmax(dim=-1)
     weights_TK, expert_ids_TK = probs_TE.topk(top_k)
     weights_TK = weights_TK.requires_grad_()
     routing = token_choice(probs_TE, probs_TE, expert_ids_TK, weights_TK, seq_len=num_tokens)
     assert dispatch_dropless(routing)[0].order_A is not None
-    check_against_the_double_loop(runner, activation, num_tokens, routing)
+    check_against_the_double_loop(run, activation, num_tokens, routing)
 
 
-def check_against_the_double_loop(runner: str, activation: str, num_tokens: int, routing: Routing) -> None:
+def check_against_the_double_loop(run: Run, activation: str, num_tokens: int, routing: Routing) -> None:
     experts = Experts(routing.num_experts, D_MODEL, D_EXPERT, activation)
     torch.nn.init.normal_(experts.in_proj)
     torch.nn.init.normal_(experts.out_proj)
@@ -70,7 +82,7 @@ def check_against_the_double_loop(runner: str, activation: str, num_tokens: int,
     leaves = [x_TD, routing.weights_A, experts.in_proj, experts.out_proj]
     num_assignments = len(routing.token_ids_A)
 
-    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    y_TD = run(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     expected_TD = weighted_experts(activation, x_TD, routing, experts.in_proj, experts.out_proj)
     if num_assignments == 0:
         assert torch.equal(y_TD, torch.zeros_like(x_TD))
@@ -105,8 +117,7 @@ def test_forward_all_is_every_expert_on_every_token(activation):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_bfloat16_autocast_stays_close_to_float32(runner):
+def test_bfloat16_autocast_stays_close_to_float32(run):
     torch.manual_seed(0)
     experts = Experts(4, 16, 8, "swiglu")
     torch.nn.init.normal_(experts.in_proj, std=0.3)
@@ -114,9 +125,9 @@ def test_bfloat16_autocast_stays_close_to_float32(runner):
     x_TD = torch.randn(32, 16)
     queues, _ = dispatch_dropless(random_routing(32, 4, 64))
     args = (x_TD, queues, experts.in_proj, experts.out_proj, experts.activation)
-    exact = RUNNERS[runner](*args, torch.float32)
+    exact = run(*args, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = RUNNERS[runner](*args, compute_dtype(x_TD)).float()
+        rounded = run(*args, compute_dtype(x_TD)).float()
     assert not torch.equal(rounded, exact), "autocast changed nothing: the products were not in bfloat16"
     # bfloat16 keeps 8 bits: each of the two products rounds by up to 2^-8 of the size of its result.
     assert (rounded - exact).norm() / exact.norm() < 0.02
@@ -142,8 +153,7 @@ def test_forward_own_is_each_expert_on_its_own_rows(activation):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("runner", RUNNERS)
-def test_expanded_gradients_are_taken(runner):
+def test_expanded_gradients_are_taken(run):
     # The gradient of a sum is one number with strides 0, which grouped_mm does not take as it comes.
     torch.manual_seed(0)
     experts = Experts(3, D_MODEL, D_EXPERT, "swiglu")
@@ -153,7 +163,7 @@ def test_expanded_gradients_are_taken(runner):
     routing = random_routing(6, 3, 12)
     queues, _ = dispatch_dropless(routing)
     leaves = [x_TD, routing.weights_A, experts.in_proj, experts.out_proj]
-    y_TD = RUNNERS[runner](x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    y_TD = run(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     expected = torch.autograd.grad(y_TD, leaves, torch.ones_like(y_TD).contiguous(), retain_graph=True)
     of_sum = torch.autograd.grad(y_TD.sum(), leaves, retain_graph=True)
     of_expanded = torch.autograd.grad(y_TD[None].expand(3, -1, -1).sum(), leaves)
@@ -201,7 +211,7 @@ def test_fewer_assignments_than_experts_are_never_run_grouped(num_assignments, i
     used = []
     monkeypatch.setattr(experts_file, "can_run_grouped", lambda *args: True)
     monkeypatch.setattr(experts_file, "run_grouped", lambda *args: used.append(args) or run_grouped(*args))
-    expected_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    expected_TD = run_blocked(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     torch.testing.assert_close(experts(x_TD, queues), expected_TD)
     assert bool(used) == is_grouped
 
@@ -252,7 +262,7 @@ def test_cuda_bfloat16_runs_grouped_and_agrees(has_all_choices):
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert can_run_grouped(x_TD, experts.in_proj, experts.out_proj)
         y_TD = experts(x_TD, queues)
-    exact_TD = run_one_by_one(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    exact_TD = run_blocked(x_TD, queues, experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     upstream_TD = torch.randn_like(exact_TD)
     ours = [y_TD, *torch.autograd.grad(y_TD, leaves, upstream_TD.to(y_TD.dtype), retain_graph=True)]
     for ours_, exact in zip(ours, [exact_TD, *torch.autograd.grad(exact_TD, leaves, upstream_TD)], strict=True):

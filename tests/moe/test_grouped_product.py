@@ -1,0 +1,165 @@
+"""The products in C against sums in float64, at the edges of every tile and block of grouped_product.c, and what they leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from moecli.moe import grouped_product
+
+needs_library = pytest.mark.skipif(
+    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
+)
+
+# Lengths of the experts' queues, inputs, outputs. Tiles have 6 rows and 64 columns, of 16 each; blocks 192, 256, and a depth of 256.
+SHAPES = [
+    ([1], 1, 1),
+    ([2, 0, 3], 1, 17),
+    ([6, 12, 5], 16, 64),
+    ([7, 0, 0, 13], 33, 65),
+    ([0, 192, 193, 1], 64, 130),
+    ([400], 257, 300),
+    ([3, 257], 600, 513),
+    ([0, 0], 8, 8),
+]
+
+
+def random_tensors(lengths: list[int], num_inputs: int, num_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x_NI, weights_EOI, dy_NO"""
+    torch.manual_seed(sum(lengths))
+    return torch.randn(sum(lengths), num_inputs), torch.randn(len(lengths), num_outputs, num_inputs), torch.randn(sum(lengths), num_outputs)
+
+
+def close_to_exact(ours: Tensor, exact: Tensor, num_terms: int) -> None:
+    """Float32 sums of so many terms of size 1: a few of the last bits of each."""
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=40 * max(1, num_terms) ** 0.5 * 2**-23)
+
+
+def exact_products(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
+    return torch.cat([x_MI @ weight_IO for x_MI, weight_IO in zip(x_NI.double().split(lengths), weights_EIO.double(), strict=True)])
+
+
+@needs_library
+@pytest.mark.parametrize("lies_transposed", [True, False])
+@pytest.mark.parametrize(("lengths", "num_inputs", "num_outputs"), SHAPES)
+def test_products_are_exact_up_to_rounding(lengths, num_inputs, num_outputs, lies_transposed):
+    x_NI, weights_EOI, _ = random_tensors(lengths, num_inputs, num_outputs)
+    weights_EIO = weights_EOI.transpose(1, 2) if lies_transposed else weights_EOI.transpose(1, 2).contiguous()
+    y_NO = grouped_product.product(x_NI, weights_EIO, lengths)
+    close_to_exact(y_NO, exact_products(x_NI, weights_EIO, lengths), num_inputs)
+
+
+@needs_library
+@pytest.mark.parametrize(("lengths", "num_inputs", "num_outputs"), SHAPES)
+def test_weight_gradients_are_exact_up_to_rounding_and_0_without_rows(lengths, num_inputs, num_outputs):
+    x_NI, weights_EOI, dy_NO = random_tensors(lengths, num_inputs, num_outputs)
+    ours_EOI = torch.full_like(weights_EOI, torch.nan)
+    grouped_product.write_weight_gradients(dy_NO, x_NI, lengths, ours_EOI)
+    pairs = zip(dy_NO.double().split(lengths), x_NI.double().split(lengths), strict=True)
+    close_to_exact(ours_EOI, torch.stack([dy_MO.t() @ x_MI for dy_MO, x_MI in pairs]), max(lengths))
+    assert all((gradient_OI == 0).all() for gradient_OI, length in zip(ours_EOI, lengths, strict=True) if length == 0)
+
+
+@needs_library
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    st.integers(1, 70),
+    st.integers(1, 140),
+)
+def test_products_of_any_shape_are_exact(lengths, num_inputs, num_outputs):
+    x_NI, weights_EOI, _ = random_tensors(lengths, num_inputs, num_outputs)
+    # Small whole numbers, whose sums float32 holds exactly: not one bit may differ.
+    x_NI, weights_EIO = (4 * x_NI).round(), (4 * weights_EOI).round().transpose(1, 2)
+    exact_NO = exact_products(x_NI, weights_EIO, lengths).float()
+    assert torch.equal(grouped_product.product(x_NI, weights_EIO, lengths), exact_NO)
+    assert torch.equal(grouped_product.product(x_NI, weights_EIO.contiguous(), lengths), exact_NO)
+
+
+@needs_library
+def test_a_product_by_hand():
+    x_NI = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    weights_EIO = torch.tensor([[[1.0], [10.0]], [[100.0], [1000.0]]])
+    # 1 * 1 + 2 * 10; then of the second expert 3 * 100 + 4 * 1000 and 5 * 100 + 6 * 1000.
+    assert grouped_product.product(x_NI, weights_EIO, [1, 2]).tolist() == [[21.0], [4300.0], [6500.0]]
+    gradients_EOI = torch.empty(2, 1, 2)
+    grouped_product.write_weight_gradients(torch.tensor([[1.0], [2.0], [3.0]]), x_NI, [1, 2], gradients_EOI)
+    # 1 * (1, 2); then 2 * (3, 4) + 3 * (5, 6).
+    assert gradients_EOI.tolist() == [[[1.0, 2.0]], [[21.0, 26.0]]]
+
+
+@needs_library
+@pytest.mark.parametrize("lies_transposed", [True, False])
+def test_weights_of_experts_without_rows_are_not_read_and_rows_meet_their_own_expert_alone(lies_transposed):
+    lengths = [5, 0, 7, 2]
+    x_NI, weights_EOI, dy_NO = random_tensors(lengths, 20, 70)
+    weights_EOI[1], weights_EOI[3], x_NI[3] = torch.nan, torch.inf, torch.nan
+    weights_EIO = weights_EOI.transpose(1, 2) if lies_transposed else weights_EOI.transpose(1, 2).contiguous()
+    y_NO = grouped_product.product(x_NI, weights_EIO, lengths)
+    assert y_NO.isfinite().all(dim=1).tolist() == [row != 3 and row < 12 for row in range(14)]
+    gradients_EOI = torch.empty_like(weights_EOI)
+    grouped_product.write_weight_gradients(dy_NO, x_NI, lengths, gradients_EOI)
+    assert gradients_EOI.isfinite().flatten(1).all(dim=1).tolist() == [False, True, True, True]
+
+
+@needs_library
+def test_what_lies_beside_the_gradients_stays():
+    lengths = [3, 4]
+    x_NI, _, dy_NO = random_tensors(lengths, 19, 37)
+    around_EOI = torch.full((4, 37, 19), 7.0)
+    grouped_product.write_weight_gradients(dy_NO, x_NI, lengths, around_EOI[1:3])
+    assert (around_EOI[[0, 3]] == 7).all() and not (around_EOI[1:3] == 7).any()
+
+
+@needs_library
+def test_bits_depend_neither_on_threads_nor_on_the_other_experts():
+    lengths = [200, 3, 0, 90]
+    x_NI, weights_EOI, dy_NO = random_tensors(lengths, 300, 270)
+    num_threads = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            gradients_EOI = torch.empty_like(weights_EOI)
+            grouped_product.write_weight_gradients(dy_NO, x_NI, lengths, gradients_EOI)
+            results.append((grouped_product.product(x_NI, weights_EOI.transpose(1, 2), lengths), gradients_EOI))
+    finally:
+        torch.set_num_threads(num_threads)
+    for product, gradients in results[1:]:
+        assert torch.equal(product, results[0][0]) and torch.equal(gradients, results[0][1])
+    alone_NO = grouped_product.product(x_NI[203:], weights_EOI[3:].transpose(1, 2), lengths[3:])
+    assert torch.equal(alone_NO, results[0][0][203:])
+
+
+@needs_library
+def test_tensors_that_do_not_fit_are_no_mere_rounding():
+    x_NI, weights_EOI, _ = random_tensors([2, 3], 8, 4)
+    for bad_x_NI, lengths in ((x_NI, [2, 2]), (x_NI, [5]), (x_NI[:, :7], [2, 3]), (x_NI.t().contiguous().t(), [2, 3])):
+        with pytest.raises(AssertionError):
+            grouped_product.product(bad_x_NI, weights_EOI.transpose(1, 2), lengths)
+    with pytest.raises(AssertionError):
+        grouped_product.product(x_NI, torch.randn(2, 8, 8)[:, :, ::2], [2, 3])
+
+
+def test_it_takes_float32_on_a_cpu_where_the_library_is(monkeypatch):
+    x_NI = torch.randn(2, 3)
+    monkeypatch.setattr(grouped_product, "LIBRARY", object())
+    assert grouped_product.takes(x_NI, x_NI)
+    for other_NI in (x_NI.double(), x_NI.bfloat16(), x_NI.to("meta")):
+        assert not grouped_product.takes(x_NI, other_NI)
+    monkeypatch.setattr(grouped_product, "LIBRARY", None)
+    assert not grouped_product.takes(x_NI)
+
+
+@pytest.mark.parametrize("what", ["missing", "no library", "for another processor"])
+def test_without_a_library_that_runs_here_there_is_none(what, tmp_path, monkeypatch):
+    path = Path(grouped_product.__file__).with_name("libgrouped_product.so") if what == "for another processor" else tmp_path / "library.so"
+    if what == "no library":
+        path.write_text("text")
+    capability = "AVX2" if what == "for another processor" else "AVX512"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert grouped_product._load(path) is None
