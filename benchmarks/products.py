@@ -1,9 +1,9 @@
-"""How fast float32 products are by the library that torch takes on this CPU, and by oneDNN: forward, and both gradients.
+"""How fast float32 products of experts' rows are: by torch and by oneDNN expert by expert, and in C in one call; forward and gradients.
 
-    python -m benchmarks products                           # seconds
+    python -m benchmarks products                           # half a minute
 
-Knows random matrices. A row is a product of so many rows with a weight; figures are billions of multiplications and additions per second,
-medians over rounds in which all take turns. "dW, oneDNN" is what moecli does: small weight gradients are torch's there too.
+Knows random matrices. A row is so many products of so many rows with a weight each; figures are billions of multiplications and additions
+per second, medians over rounds in which all take turns. "dW, oneDNN" is what moecli does beside experts: small ones are torch's there too.
 """
 
 from __future__ import annotations
@@ -14,26 +14,49 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from benchmarks.rounds import machine, number_of_rounds, seconds_of, take_turns
-from moecli.moe import onednn
+from moecli.moe import grouped_product, onednn
 
-# (rows, inputs, outputs)
-SHAPES = ((96, 128, 128), (192, 128, 512), (512, 256, 256), (768, 128, 512), (1024, 256, 1024), (4096, 512, 2048))
-NAMES = ("y, torch", "y, oneDNN", "dx, torch", "dx, oneDNN", "dW, torch", "dW, oneDNN")
+# (experts, rows of each, inputs, outputs)
+SHAPES = (
+    (64, 96, 128, 128),
+    (32, 256, 128, 128),
+    (8, 192, 128, 512),
+    (64, 512, 256, 256),
+    (8, 1024, 512, 2048),
+    (1, 96, 128, 128),
+    (1, 768, 128, 512),
+    (1, 1024, 256, 1024),
+    (1, 4096, 512, 2048),
+)
+LIBRARIES = ("torch", "oneDNN", "C")
+PRODUCTS = ("y", "dx", "dW")
 
 
-def calls(num_rows: int, num_inputs: int, num_outputs: int) -> dict[str, Callable[[], object]]:
-    x_NI, weight_OI, dy_NO = torch.randn(num_rows, num_inputs), torch.randn(num_outputs, num_inputs), torch.randn(num_rows, num_outputs)
-    ways = (
-        partial(torch.mm, x_NI, weight_OI.t()),
-        partial(onednn.product, x_NI, weight_OI),
-        partial(torch.mm, dy_NO, weight_OI),
-        partial(onednn.product, dy_NO, weight_OI.t()),
-        partial(torch.mm, dy_NO.t(), x_NI),
-        partial(onednn.weight_gradient, dy_NO, x_NI),
+def calls(num_experts: int, num_rows: int, num_inputs: int, num_outputs: int) -> dict[str, Callable[[], object]]:
+    x_ENI, dy_ENO = torch.randn(num_experts, num_rows, num_inputs), torch.randn(num_experts, num_rows, num_outputs)
+    weights_EOI, lengths = torch.randn(num_experts, num_outputs, num_inputs), num_experts * [num_rows]
+    x_NI, dy_NO, gradients_EOI = x_ENI.flatten(0, 1), dy_ENO.flatten(0, 1), torch.empty_like(weights_EOI)
+    ways: tuple[Callable[[], object], ...] = (
+        partial(each, torch.mm, x_ENI, weights_EOI.transpose(1, 2)),
+        partial(each, onednn.product, x_ENI, weights_EOI),
+        partial(grouped_product.product, x_NI, weights_EOI.transpose(1, 2), lengths),
+        partial(each, torch.mm, dy_ENO, weights_EOI),
+        partial(each, onednn.product, dy_ENO, weights_EOI.transpose(1, 2)),
+        partial(grouped_product.product, dy_NO, weights_EOI, lengths),
+        partial(each, torch.mm, dy_ENO.transpose(1, 2), x_ENI),
+        partial(each, onednn.weight_gradient, dy_ENO, x_ENI),
+        partial(grouped_product.write_weight_gradients, dy_NO, x_NI, lengths, gradients_EOI),
     )
-    return dict(zip(NAMES, ways, strict=True))
+    names = [f"{product}, {library}" for product in PRODUCTS for library in LIBRARIES]
+    return {name: way for name, way in zip(names, ways, strict=True) if grouped_product.LIBRARY or not name.endswith("C")}
+
+
+def each(product: Callable[[Tensor, Tensor], Tensor], left_E: Tensor, right_E: Tensor) -> None:
+    for left, right in zip(left_E, right_E, strict=True):
+        product(left, right)
 
 
 @torch.no_grad()
@@ -42,12 +65,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=number_of_rounds, default=51)
     arguments = parser.parse_args()
     cpu = torch.device("cpu")
-    print(f"{machine(cpu)}, {arguments.rounds} rounds\n\n| rows, inputs, outputs | {' | '.join(NAMES)} |\n|---|{'---|' * len(NAMES)}")
+    names = list(calls(1, 1, 1, 1))
+    print(f"{machine(cpu)}, {arguments.rounds} rounds\n")
+    print(f"| experts, rows of each, inputs, outputs | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for shape in SHAPES:
-        num_rows, num_inputs, num_outputs = shape
         measured = take_turns({name: partial(seconds_of, call, cpu) for name, call in calls(*shape).items()}, arguments.rounds)
-        billions = [2e-9 * num_rows * num_inputs * num_outputs / statistics.median(seconds) for seconds in measured.values()]
-        print(f"| {num_rows:,}, {num_inputs:,}, {num_outputs:,} | {' | '.join(f'{figure:.0f}' for figure in billions)} |")
+        num_experts, num_rows, num_inputs, num_outputs = shape
+        work = 2e-9 * num_experts * num_rows * num_inputs * num_outputs
+        billions = [work / statistics.median(seconds) for seconds in measured.values()]
+        print(f"| {', '.join(f'{size:,}' for size in shape)} | {' | '.join(f'{figure:.0f}' for figure in billions)} |")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import moecli
+from moecli.moe import grouped_product
 
 PACKAGES = ("numpy", "tokenizers", "datasets", "safetensors", "pydantic")
 
@@ -25,6 +26,8 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         # torch's own word names the build too (+cpu, +cu130), its package's metadata does not.
         "packages": {"torch": torch.__version__} | {package: _version(package) for package in PACKAGES},
+        # Other last digits of losses, and other seconds: whether moecli/moe/grouped_product.c runs here.
+        "products_in_c": grouped_product.LIBRARY is not None,
         **describe_machine(device),
         "seed": seed,
         "git_commit": _git_commit(),

@@ -12,6 +12,7 @@ import torch
 
 from moecli.errors import DataError, Interrupted, MachineError, RecipeError, RunError, TrainingError
 from moecli.model.checkpoint import load_model
+from moecli.moe import grouped_product
 from moecli.recipe.load import load_recipe
 from moecli.training.metric_log import read_metrics
 from moecli.workflows import checkpoints, run_dir, run_path
@@ -75,6 +76,7 @@ def test_a_run_folder_holds_what_the_map_says(tiny_recipe):
     assert losses("run")[-1] == (6, None, content["val_loss"])
     environment = json.loads(Path("run/environment.json").read_text())
     assert environment["seed"] == 0 and environment["packages"]["torch"] == torch.__version__
+    assert environment["products_in_c"] is (grouped_product.LIBRARY is not None)
 
 
 def test_the_resolved_recipe_trains_the_same_run_again(tiny_recipe):
