@@ -22,14 +22,16 @@ TRIMMED_FROM = -1
 # By this much more than was asked for the heap grows.
 GROWN_BY = 64 << 20
 
-# By these a user sets the same.
+# By these a user sets the same: of the environment, and of its GLIBC_TUNABLES.
 USER_SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+USER_TUNABLES = ("glibc.malloc.mmap_threshold", "glibc.malloc.trim_threshold", "glibc.malloc.top_pad")
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc not to give freed memory back to the system, from now on. Where a user has set this in the environment, or tuned glibc's
-    allocator (GLIBC_TUNABLES), or the C library is another, all stays as it is."""
-    if any(name in os.environ for name in USER_SETTINGS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    """Tells glibc not to give freed memory back to the system, from now on. Where a user has set this in the environment, or the C library
+    is another, all stays as it is."""
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if any(name in os.environ for name in USER_SETTINGS) or any(name in tunables for name in USER_TUNABLES):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from moecli.cli.freed_memory import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, USER_SETTINGS, keep_freed_memory
+from moecli.cli.freed_memory import M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, USER_SETTINGS, USER_TUNABLES, keep_freed_memory
 
 # How many page faults it takes to fill 64 MB ten times. In four tensors: old glibc maps one of 64 MB in any case.
 FILLING = """
@@ -98,7 +98,10 @@ def library(monkeypatch: pytest.MonkeyPatch, largest: int = 2**31 - 1) -> FakeLi
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [*((name, "131072") for name in USER_SETTINGS), ("GLIBC_TUNABLES", "glibc.cpu.hwcaps=:glibc.malloc.trim_threshold=131072")],
+    [
+        *((name, "131072") for name in USER_SETTINGS),
+        *(("GLIBC_TUNABLES", f"glibc.malloc.hugetlb=1:{name}=131072") for name in USER_TUNABLES),
+    ],
 )
 def test_each_setting_of_a_user_stands(name, value, monkeypatch):
     fake = library(monkeypatch)
@@ -107,9 +110,10 @@ def test_each_setting_of_a_user_stands(name, value, monkeypatch):
     assert fake.options == {}
 
 
-def test_what_a_user_tunes_elsewhere_does_not_matter(monkeypatch):
+@pytest.mark.parametrize("tunables", ["glibc.pthread.rseq=1", "glibc.malloc.hugetlb=1"])
+def test_what_a_user_tunes_elsewhere_does_not_matter(tunables, monkeypatch):
     fake = library(monkeypatch)
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.pthread.rseq=1")
+    monkeypatch.setenv("GLIBC_TUNABLES", tunables)
     keep_freed_memory()
     assert fake.options.keys() == {M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD}
 
