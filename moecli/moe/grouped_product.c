@@ -16,10 +16,11 @@
 #define TILE_ROWS 6
 #define TILE_VECTORS 4
 #define PANEL (TILE_VECTORS * LANES)
-/* Of a block. Measured (benchmarks products): twice or half of each of these is up to a fifth slower somewhere. */
+/* Of a block, at most. */
 #define BLOCK_ROWS 192
 #define BLOCK_COLUMNS 256
 #define BLOCK_DEPTH 256
+#define BLOCKS_PER_THREAD 4
 
 #define AVX512 __attribute__((target("avx512f")))
 /* Loops whose bounds are known are unrolled early, or their arrays would not become registers. */
@@ -129,6 +130,13 @@ static void pack_panel(const float *from, int64_t from_step, int64_t columns, in
         }
 }
 
+/* Fewer than BLOCK_ROWS where there would be too few blocks for the threads. `stacks`: blocks beside each other, for all experts. */
+static int64_t rows_of_block(int64_t rows, int64_t stacks, int threads) {
+    int64_t of_block = BLOCK_ROWS;
+    while (of_block > 4 * TILE_ROWS && stacks * parts(rows, of_block) < BLOCKS_PER_THREAD * threads) of_block /= 2;
+    return of_block;
+}
+
 static void multiply_block(const float *left, const float *right, float *result, const Steps *steps, int64_t rows, int64_t columns,
                            int64_t depth) {
     float packed[BLOCK_DEPTH * PANEL] __attribute__((aligned(64)));
@@ -158,14 +166,15 @@ void grouped_product(const float *x, const float *weights, float *y, const int64
         longest = lengths[e] > longest ? lengths[e] : longest;
     }
     Steps steps = {inputs, 1, transposed ? 1 : outputs, transposed ? inputs : 1, outputs};
-    int64_t down = parts(longest, BLOCK_ROWS), across = parts(outputs, BLOCK_COLUMNS);
+    int64_t across = parts(outputs, BLOCK_COLUMNS);
+    int64_t of_block = rows_of_block(longest, experts * across, threads), down = parts(longest, of_block);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t block = 0; block < experts * down * across; block++) {
-        int64_t e = block / (down * across), row = block / across % down * BLOCK_ROWS, column = block % across * BLOCK_COLUMNS;
+        int64_t e = block / (down * across), row = block / across % down * of_block, column = block % across * BLOCK_COLUMNS;
         if (row >= lengths[e]) continue;
         const float *left = x + (firsts[e] + row) * inputs, *right = weights + e * inputs * outputs + column * steps.right_column;
         float *result = y + (firsts[e] + row) * outputs + column;
-        multiply_block(left, right, result, &steps, smaller(BLOCK_ROWS, lengths[e] - row), smaller(BLOCK_COLUMNS, outputs - column), inputs);
+        multiply_block(left, right, result, &steps, smaller(of_block, lengths[e] - row), smaller(BLOCK_COLUMNS, outputs - column), inputs);
     }
 }
 
@@ -178,12 +187,13 @@ void grouped_weight_gradient(const float *dy, const float *x, float *dweights, c
         rows += lengths[e];
     }
     Steps steps = {1, outputs, inputs, 1, inputs};
-    int64_t down = parts(outputs, BLOCK_ROWS), across = parts(inputs, BLOCK_COLUMNS);
+    int64_t across = parts(inputs, BLOCK_COLUMNS);
+    int64_t of_block = rows_of_block(outputs, experts * across, threads), down = parts(outputs, of_block);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t block = 0; block < experts * down * across; block++) {
-        int64_t e = block / (down * across), row = block / across % down * BLOCK_ROWS, column = block % across * BLOCK_COLUMNS;
+        int64_t e = block / (down * across), row = block / across % down * of_block, column = block % across * BLOCK_COLUMNS;
         const float *left = dy + firsts[e] * outputs + row, *right = x + firsts[e] * inputs + column;
         float *result = dweights + (e * outputs + row) * inputs + column;
-        multiply_block(left, right, result, &steps, smaller(BLOCK_ROWS, outputs - row), smaller(BLOCK_COLUMNS, inputs - column), lengths[e]);
+        multiply_block(left, right, result, &steps, smaller(of_block, outputs - row), smaller(BLOCK_COLUMNS, inputs - column), lengths[e]);
     }
 }
