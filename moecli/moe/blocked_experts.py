@@ -109,8 +109,8 @@ class BlockedExperts(Function):
         x_TD, in_proj_EFD, out_proj_EDH, token_ids_A, weights_A, *kept = ctx.saved_tensors
         _, _, trains_in_proj, trains_out_proj, *_ = ctx.needs_input_grad
         dx_TD, dweights_A = torch.zeros_like(x_TD), torch.empty_like(weights_A)
-        din_proj_EFD = torch.empty_like(in_proj_EFD) if trains_in_proj else None
-        dout_proj_EDH = torch.empty_like(out_proj_EDH) if trains_out_proj else None
+        din_proj_EFD = torch.empty_like(in_proj_EFD, memory_format=torch.contiguous_format) if trains_in_proj else None
+        dout_proj_EDH = torch.empty_like(out_proj_EDH, memory_format=torch.contiguous_format) if trains_out_proj else None
         for block, in_NF in zip(ctx.blocks, kept, strict=True):
             ids_N, weights_N1 = token_ids_A[block.rows], weights_A[block.rows, None]
             grad_ND = grad_TD.index_select(0, ids_N).to(ctx.dtype)

@@ -1,11 +1,12 @@
 /* Products of the rows of several experts with the weights of each, all experts in one call: grouped_product.py calls it.
 
-   For x86 with AVX-512. Matrices are of float32 and lie row by row. Knows matrices. Must not know what is multiplied, nor allocate.
+   For x86 with AVX-512. Matrices are of float32. Knows matrices. Must not know what is multiplied, nor allocate: a thread needs 64 KB of
+   its stack.
 
    The result is made in tiles of 6 rows and 64 columns. The sums of a tile stay in 24 of the 32 registers of 16 numbers; each step along
    the depth (over which is summed) loads 64 numbers of the right matrix and 6 of the left one, for 384 multiplications and additions. So
-   the right matrix is to lie along its columns: if it does not, a panel of it, 64 columns wide, is copied that way first. Around the
-   tiles are blocks: what a thread takes from a list, and a part of the depth, of sizes at which both matrices stay in its second cache.
+   the right matrix has to be row-major: of a column-major one a panel, 64 columns wide, is copied that way first. Around the tiles are
+   blocks: what a thread takes from a list, and a part of the depth, of sizes at which both matrices stay in its second cache.
 
    Letters: E experts, N rows of all, I inputs, O outputs. */
 
@@ -26,7 +27,7 @@
 /* Loops whose bounds are known are unrolled early, or their arrays would not become registers. */
 #define UNROLLED _Pragma("GCC unroll 16") for
 
-/* Numbers from one row to the next, and from one column to the next. A result lies row by row. */
+/* Numbers from one row to the next, and from one column to the next. Results are row-major. */
 typedef struct {
     int64_t left_row, left_column, right_row, right_column, result_row;
 } Steps;
@@ -48,13 +49,12 @@ INLINED void store(float *to, __m512 vector, int is_last, __mmask16 last) {
         _mm512_storeu_ps(to, vector);
 }
 
-/* rows and vectors are constants wherever this is called. right lies along its columns; of the last vector, `last` says which lanes are. */
+/* rows and vectors are constants wherever this is called. right is row-major; `last` says which lanes of the last vector there are. */
 INLINED void multiply_tile(const int rows, const int vectors, const float *left, const float *right, float *result, const Steps *steps,
                            int64_t depth, int adds, __mmask16 last) {
     __m512 sums[TILE_ROWS][TILE_VECTORS], of_right[TILE_VECTORS];
     UNROLLED (int r = 0; r < rows; r++)
-        UNROLLED (int v = 0; v < vectors; v++)
-            sums[r][v] = adds ? load(result + r * steps->result_row + v * LANES, v == vectors - 1, last) : _mm512_setzero_ps();
+        UNROLLED (int v = 0; v < vectors; v++) sums[r][v] = _mm512_setzero_ps();
     for (int64_t d = 0; d < depth; d++) {
         UNROLLED (int v = 0; v < vectors; v++)
             of_right[v] = load(right + d * steps->right_row + v * LANES, v == vectors - 1, last);
@@ -63,16 +63,21 @@ INLINED void multiply_tile(const int rows, const int vectors, const float *left,
             UNROLLED (int v = 0; v < vectors; v++) sums[r][v] = _mm512_fmadd_ps(of_left, of_right[v], sums[r][v]);
         }
     }
+    /* Sums of parts of the depth, added up at their ends: a single chain of many thousand additions would be rounded as often. */
     UNROLLED (int r = 0; r < rows; r++)
-        UNROLLED (int v = 0; v < vectors; v++) store(result + r * steps->result_row + v * LANES, sums[r][v], v == vectors - 1, last);
+        UNROLLED (int v = 0; v < vectors; v++) {
+            float *place = result + r * steps->result_row + v * LANES;
+            if (adds) sums[r][v] = _mm512_add_ps(sums[r][v], load(place, v == vectors - 1, last));
+            store(place, sums[r][v], v == vectors - 1, last);
+        }
 }
 
 #define TILE_ARGUMENTS const float *left, const float *right, float *result, const Steps *steps, int64_t depth, int adds, __mmask16 last
 typedef void (*Tile)(TILE_ARGUMENTS);
 
-#define DEFINE_TILE(ROWS, VECTORS)                                                                                                            \
-    AVX512 static void tile_##ROWS##_##VECTORS(TILE_ARGUMENTS) {                                                                               \
-        multiply_tile(ROWS, VECTORS, left, right, result, steps, depth, adds, last);                                                           \
+#define DEFINE_TILE(ROWS, VECTORS) \
+    AVX512 static void tile_##ROWS##_##VECTORS(TILE_ARGUMENTS) { \
+        multiply_tile(ROWS, VECTORS, left, right, result, steps, depth, adds, last); \
     }
 #define DEFINE_TILES(ROWS) DEFINE_TILE(ROWS, 1) DEFINE_TILE(ROWS, 2) DEFINE_TILE(ROWS, 3) DEFINE_TILE(ROWS, 4)
 #define TILES_OF(ROWS) {tile_##ROWS##_1, tile_##ROWS##_2, tile_##ROWS##_3, tile_##ROWS##_4}
@@ -81,7 +86,7 @@ DEFINE_TILES(1) DEFINE_TILES(2) DEFINE_TILES(3) DEFINE_TILES(4) DEFINE_TILES(5) 
 
 static const Tile TILES[TILE_ROWS][TILE_VECTORS] = {TILES_OF(1), TILES_OF(2), TILES_OF(3), TILES_OF(4), TILES_OF(5), TILES_OF(6)};
 
-/* A result of at most a panel's width; right lies along its columns. */
+/* A result of at most a panel's width; right is row-major. */
 static void multiply_panel(const float *left, const float *right, float *result, const Steps *steps, int64_t rows, int64_t columns,
                            int64_t depth, int adds) {
     int64_t vectors = parts(columns, LANES);
@@ -116,7 +121,7 @@ AVX512 static void transpose_square(const float *from, int64_t from_step, float 
     }
 }
 
-/* depth rows of columns, at most a panel wide, of a matrix that lies along its rows. */
+/* At most a panel's width of a column-major matrix becomes row-major. */
 static void pack_panel(const float *from, int64_t from_step, int64_t columns, int64_t depth, float *packed) {
     for (int64_t c = 0; c < columns; c += LANES)
         for (int64_t d = 0; d < depth; d += LANES) {
@@ -157,8 +162,8 @@ static void multiply_block(const float *left, const float *right, float *result,
 }
 
 /* y_NO = x_NI W, expert by expert. weights: [E, I, O], or [E, O, I] if they lie transposed. lengths: rows of each expert. */
-void grouped_product(const float *x, const float *weights, float *y, const int64_t *lengths, int64_t experts, int64_t inputs, int64_t outputs,
-                     int transposed, int threads) {
+void grouped_product(const float *x, const float *weights, float *y, const int64_t *lengths, int64_t experts, int64_t inputs,
+                     int64_t outputs, int transposed, int threads) {
     int64_t firsts[experts], rows = 0, longest = 0;
     for (int64_t e = 0; e < experts; e++) {
         firsts[e] = rows;

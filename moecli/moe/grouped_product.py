@@ -36,8 +36,11 @@ LIBRARY = _load(Path(__file__).with_name("libgrouped_product.so"))
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether the products of these can be taken here: with the library, of float32 on a CPU."""
-    return LIBRARY is not None and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+    """Whether the products of these can be taken here: of float32 on a CPU, contiguous, or stacked weights that lie transposed."""
+    return LIBRARY is not None and all(
+        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and (tensor.is_contiguous() or _lies_transposed(tensor))
+        for tensor in tensors
+    )
 
 
 def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -48,28 +51,37 @@ def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor
         weights_EIO: contiguous, or transposed from a contiguous [E, O, I].
         lengths: rows of each expert, N together.
     """
-    assert LIBRARY is not None
     num_experts, num_inputs, num_outputs = weights_EIO.shape
-    lies_transposed = not weights_EIO.is_contiguous()
-    assert (weights_EIO.transpose(1, 2) if lies_transposed else weights_EIO).is_contiguous() and x_NI.is_contiguous()
-    assert len(lengths) == num_experts and x_NI.shape == (sum(lengths), num_inputs)
     y_NO = x_NI.new_empty(len(x_NI), num_outputs)
+    _check(x_NI.is_contiguous() and x_NI.shape == (sum(lengths), num_inputs) and len(lengths) == num_experts, x_NI, weights_EIO)
+    assert LIBRARY is not None
     LIBRARY.grouped_product(
         *(tensor.data_ptr() for tensor in (x_NI, weights_EIO, y_NO)),
         (ctypes.c_int64 * num_experts)(*lengths),
-        num_experts, num_inputs, num_outputs, lies_transposed, torch.get_num_threads(),
+        num_experts, num_inputs, num_outputs, not weights_EIO.is_contiguous(), torch.get_num_threads(),
     )  # fmt: skip
     return y_NO
 
 
 def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequence[int], gradients_EOI: Tensor) -> None:
     """doutput^T input of each expert, into a contiguous [E, O, I]: zeros for an expert without rows."""
-    assert LIBRARY is not None
     num_experts, num_outputs, num_inputs = gradients_EOI.shape
-    assert all(tensor.is_contiguous() for tensor in (doutput_NO, input_NI, gradients_EOI)) and len(lengths) == num_experts
-    assert doutput_NO.shape == (sum(lengths), num_outputs) and input_NI.shape == (sum(lengths), num_inputs)
+    shapes_fit = doutput_NO.shape == (sum(lengths), num_outputs) and input_NI.shape == (sum(lengths), num_inputs)
+    are_contiguous = all(tensor.is_contiguous() for tensor in (doutput_NO, input_NI, gradients_EOI))
+    _check(shapes_fit and are_contiguous and len(lengths) == num_experts, doutput_NO, input_NI, gradients_EOI)
+    assert LIBRARY is not None
     LIBRARY.grouped_weight_gradient(
         *(tensor.data_ptr() for tensor in (doutput_NO, input_NI, gradients_EOI)),
         (ctypes.c_int64 * num_experts)(*lengths),
         num_experts, num_outputs, num_inputs, torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _lies_transposed(tensor: Tensor) -> bool:
+    return tensor.dim() == 3 and tensor.transpose(1, 2).is_contiguous()
+
+
+def _check(fits: bool, *tensors: Tensor) -> None:
+    """No assert, which `python -O` leaves out: C would read what is not there."""
+    if not fits or not takes(*tensors):
+        raise ValueError(f"no rows, weights and lengths of experts that fit each other: {[tuple(tensor.shape) for tensor in tensors]}")
