@@ -6,18 +6,22 @@ import importlib.util
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from moecli.moe import grouped_product
 
 SOURCE = Path(grouped_product.__file__).with_name("grouped_product.c")
 HOOK = Path(__file__).parents[1] / "hatch_build.py"
 SOMEWHERE = Path("moecli", "moe")
+Build = Callable[..., tuple[dict[str, Any], list[str]]]
 
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 on_linux = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="compiled on Linux for x86-64 alone")
 
 
@@ -32,16 +36,25 @@ def hatch_build(monkeypatch) -> ModuleType:
     return module
 
 
-def build(hatch_build: ModuleType, root: Path, target: str = "wheel") -> tuple[dict[str, Any], list[str]]:
-    """What the hook says of the package, and its warnings."""
-    (root / SOMEWHERE).mkdir(parents=True, exist_ok=True)
-    if not (root / SOMEWHERE / SOURCE.name).exists():
-        shutil.copy(SOURCE, root / SOMEWHERE)
-    hook, warnings = hatch_build.CompileGroupedProduct(), []
-    hook.root, hook.target_name, hook.app = str(root), target, SimpleNamespace(display_warning=warnings.append)
-    build_data: dict[str, Any] = {"artifacts": [], "pure_python": True}
-    hook.initialize("standard", build_data)
-    return build_data, warnings
+@pytest.fixture
+def build(hatch_build, tmp_path) -> Iterator[Build]:
+    """Calls the hook for a source tree at tmp_path. Returns what it says of the package, and its warnings."""
+    hooks = []
+
+    def call(version: str = "standard", target: str = "wheel") -> tuple[dict[str, Any], list[str]]:
+        (tmp_path / SOMEWHERE).mkdir(parents=True, exist_ok=True)
+        if not (tmp_path / SOMEWHERE / SOURCE.name).exists():
+            shutil.copy(SOURCE, tmp_path / SOMEWHERE)
+        hook, warnings = hatch_build.CompileGroupedProduct(), []
+        hooks.append(hook)
+        hook.root, hook.target_name, hook.app = str(tmp_path), target, SimpleNamespace(display_warning=warnings.append)
+        build_data: dict[str, Any] = {"force_include": {}, "pure_python": True}
+        hook.initialize(version, build_data)
+        return build_data, warnings
+
+    yield call
+    for hook in hooks:
+        hook.finalize("standard", {}, "")
 
 
 def files(root: Path) -> list[str]:
@@ -49,38 +62,49 @@ def files(root: Path) -> list[str]:
 
 
 @on_linux
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
-def test_the_library_is_compiled_into_a_package_for_this_machine(hatch_build, tmp_path):
-    build_data, warnings = build(hatch_build, tmp_path)
-    assert build_data == {"artifacts": ["moecli/moe/libgrouped_product.so"], "pure_python": False, "tag": "py3-none-linux_x86_64"}
-    assert warnings == [] and files(tmp_path) == ["grouped_product.c", "libgrouped_product.so"]
-    library = grouped_product._load(tmp_path / SOMEWHERE / "libgrouped_product.so")
-    assert (library is None) == (grouped_product.LIBRARY is None)
+@needs_gcc
+def test_the_library_is_compiled_into_a_package_for_this_machine(build, tmp_path):
+    build_data, warnings = build()
+    [(library, place)] = build_data.pop("force_include").items()
+    assert place == "moecli/moe/libgrouped_product.so" and build_data == {"pure_python": False, "tag": "py3-none-linux_x86_64"}
+    assert warnings == [] and files(tmp_path) == ["grouped_product.c"]
+    assert (grouped_product._load(Path(library)) is not None) == (torch.backends.cpu.get_cpu_capability() == "AVX512")
 
 
 @on_linux
-@pytest.mark.parametrize("broken", ["no compiler", "no C"])
-def test_without_a_compiler_the_package_is_python_alone_and_says_so(broken, hatch_build, tmp_path, monkeypatch):
+@needs_gcc
+def test_an_editable_installation_has_it_in_the_source_tree(build, tmp_path):
+    build_data, warnings = build(version="editable")
+    assert build_data == {"force_include": {}, "pure_python": False, "tag": "py3-none-linux_x86_64"}
+    assert warnings == [] and files(tmp_path) == ["grouped_product.c", "libgrouped_product.so"]
+
+
+@on_linux
+@pytest.mark.parametrize("broken", ["no compiler", "no C", "no room"])
+def test_without_a_compiler_the_package_is_python_alone_and_says_so(broken, build, tmp_path, monkeypatch):
     (tmp_path / SOMEWHERE).mkdir(parents=True)
     (tmp_path / SOMEWHERE / "libgrouped_product.so").write_text("of an earlier source")
     if broken == "no compiler":
-        monkeypatch.setenv("CC", "no-such-compiler -x")
-    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    if broken == "no C":
         (tmp_path / SOMEWHERE / SOURCE.name).write_text("int of(")
-    build_data, warnings = build(hatch_build, tmp_path)
-    assert build_data == {"artifacts": [], "pure_python": True}
+    if broken == "no room":
+        monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: (_ for _ in ()).throw(OSError("Read-only file system")))
+    build_data, warnings = build(version="editable")
+    assert build_data == {"force_include": {}, "pure_python": True}
     assert len(warnings) == 1 and "can't be compiled, so experts will be slower" in warnings[0]
-    assert files(tmp_path) == ["grouped_product.c"]
+    if broken != "no room":  # a library of another source than what is there would be worse than none
+        assert files(tmp_path) == ["grouped_product.c"]
 
 
-def test_a_source_distribution_has_the_source_alone(hatch_build, tmp_path):
-    assert build(hatch_build, tmp_path, target="sdist") == ({"artifacts": [], "pure_python": True}, [])
+def test_a_source_distribution_has_the_source_alone(build, tmp_path):
+    assert build(target="sdist") == ({"force_include": {}, "pure_python": True}, [])
     assert files(tmp_path) == ["grouped_product.c"]
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("linux", "aarch64"), ("win32", "AMD64")])
-def test_elsewhere_nothing_is_compiled(system, machine, hatch_build, tmp_path, monkeypatch):
+def test_elsewhere_nothing_is_compiled(system, machine, build, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
-    assert build(hatch_build, tmp_path) == ({"artifacts": [], "pure_python": True}, [])
+    assert build() == ({"force_include": {}, "pure_python": True}, [])
     assert files(tmp_path) == ["grouped_product.c"]
