@@ -1,6 +1,6 @@
 """Products of the rows of several experts with the weights of each, all experts in one call, on x86 processors with AVX-512.
 
-They are written in C (grouped_product.c), which is compiled when moecli is installed, if there is a C compiler (hatch_build.py). torch has
+They are written in C (grouped_product.c), which is compiled when moecli is installed, if there is gcc (hatch_build.py). torch has
 no such product for CPUs: taken one by one, experts with few rows cost more in calls than in multiplications (docs/performance.md).
 
 Knows tensors and the compiled library. Must not know what is multiplied, nor what happens where the library is missing.
