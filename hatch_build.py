@@ -20,7 +20,7 @@ LIBRARY = SOURCE.with_name("libgrouped_product.so")
 
 class CompileGroupedProduct(BuildHookInterface):
     folder: TemporaryDirectory[str] | None = None
-    """Until the package is made."""
+    """What is compiled lies here until the package is made."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel" or sys.platform != "linux" or platform.machine() != "x86_64":

@@ -51,13 +51,14 @@ class Block:
             return grouped_product.product(x_NI, weights_EIO, self.lengths)
         y_NO = x_NI.new_empty(len(x_NI), weights_EIO.shape[2])
         for x_MI, weight_IO, y_MO in self._expert_by_expert(x_NI, weights_EIO, y_NO):
-            torch.mm(x_MI, weight_IO.to(x_MI.dtype), out=y_MO)
+            if len(x_MI):  # else weights would be cast for nothing
+                torch.mm(x_MI, weight_IO.to(x_MI.dtype), out=y_MO)
         return y_NO
 
     def write_weight_gradients(self, doutput_NO: Tensor, input_NI: Tensor, gradients_EOI: Tensor) -> None:
         """doutput^T input of each expert, 0 for one without rows."""
         gradients_EOI = gradients_EOI[self.experts]
-        if grouped_product.takes(doutput_NO, input_NI, gradients_EOI):
+        if gradients_EOI.is_contiguous() and grouped_product.takes(doutput_NO, input_NI, gradients_EOI):
             grouped_product.write_weight_gradients(doutput_NO, input_NI, self.lengths, gradients_EOI)
             return
         for doutput_MO, gradient_OI, input_MI in self._expert_by_expert(doutput_NO, gradients_EOI, input_NI):

@@ -34,15 +34,10 @@ LEAST_FOR_WEIGHT_GRADIENT = 2**23
 
 def pays(x_NI: Tensor, weight_OI: Tensor) -> bool:
     """Whether the product of these, in their dtype, is for oneDNN."""
-    if not takes(x_NI.dtype, x_NI.device) or weight_OI.dtype != x_NI.dtype:
+    if not IS_FASTER_HERE or x_NI.device.type != "cpu" or not x_NI.dtype == weight_OI.dtype == torch.float32:
         return False
     least = LEAST_WITH_ONE_ROW if x_NI.numel() == weight_OI.shape[1] else LEAST_MULTIPLICATIONS
     return x_NI.numel() * len(weight_OI) >= least
-
-
-def takes(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether products that are large enough are for oneDNN."""
-    return IS_FASTER_HERE and dtype == torch.float32 and device.type == "cpu"
 
 
 def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:

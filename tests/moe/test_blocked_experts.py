@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from moecli.moe import blocked_experts, grouped_product
 from moecli.moe.activations import ACTIVATIONS
@@ -18,6 +20,18 @@ from moecli.moe.experts import Experts
 from moecli.training.peak_memory import LiveTensors
 
 LENGTHS = [3, 0, 1, 4, 0, 9, 2]
+
+
+class Operations(TorchDispatchMode):
+    """The names of the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
 
 
 def queues() -> ExpertQueues:
@@ -92,6 +106,14 @@ def test_a_block_has_six_products_each_in_one_call(block_bytes, monkeypatch):
     monkeypatch.setattr(blocked_experts, "BLOCK_BYTES", block_bytes)
     experts(x_TD, queues()).sum().backward()
     assert sorted(calls) == sorted(6 * ([19] if block_bytes > 1 else [length for length in LENGTHS if length]))
+
+
+@torch.no_grad()
+def test_weights_of_experts_without_tokens_are_neither_cast_nor_multiplied(products_of_torch):
+    experts, x_TD = experts_and_input()
+    with Operations() as operations, torch.autocast("cpu", dtype=torch.bfloat16):
+        experts(x_TD, queues())
+    assert operations.names.count("aten::mm") == 2 * sum(length > 0 for length in LENGTHS)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -142,7 +142,7 @@ def test_weights_of_experts_without_rows_are_not_read_and_rows_meet_their_own_ex
 
 @needs_library
 def test_a_sum_of_many_rows_is_rounded_little():
-    """One chain of 20,000 additions was 7e-6 off, sums of parts are 5e-7 off, as torch's are."""
+    """One chain of 20,000 additions was 7e-6 off, sums of parts are 3e-7 off."""
     torch.manual_seed(0)
     x_NI, dy_NO = torch.rand(20_000, 3), torch.rand(20_000, 7)
     gradients_EOI = torch.empty(1, 7, 3)
@@ -213,7 +213,6 @@ def test_it_takes_float32_on_a_cpu_where_the_library_is(monkeypatch):
         x_NI.t(),
         weights_EIO[:, 1:],
         weights_EIO[:, :, ::2],
-        weights_EIO[::2, 1:],
     ):
         assert not grouped_product.takes(x_NI, other_NI)
     monkeypatch.setattr(grouped_product, "LIBRARY", None)
