@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from moecli.moe import blocked_experts, grouped_product
 from moecli.moe.activations import ACTIVATIONS
@@ -18,20 +16,9 @@ from moecli.moe.blocked_experts import blocks_of
 from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.experts import Experts
 from moecli.training.peak_memory import LiveTensors
+from tests.operations import Operations
 
 LENGTHS = [3, 0, 1, 4, 0, 9, 2]
-
-
-class Operations(TorchDispatchMode):
-    """The names of the operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
 
 
 def queues() -> ExpertQueues:

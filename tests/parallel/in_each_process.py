@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from moecli.errors import DataError, MoecliError, RunError
 from moecli.model.checkpoint import load_model, save_model
@@ -26,6 +25,7 @@ from moecli.parallel.whole_state import whole_model
 from moecli.parallel.world import World
 from moecli.training.state import load_state, training_state, write_state
 from moecli.training.step_result import StepResult
+from tests.operations import Operations
 from tests.parallel.trainings import CASES, LAYOUTS, MLP, NOISY, Case, Curve, build_trainer, train
 from tests.parallel.world_of_processes import with_expert_degree
 
@@ -150,22 +150,10 @@ def whole_experts() -> Experts:
 BESIDE = torch.sin  # no expert has a sine, nor its gradient's cosine
 
 
-class Order(TorchDispatchMode):
-    """The names of the operations, in the order in which they begin."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(function._schema.name)
-        return function(*args, **(kwargs or {}))
-
-
 def order_of_a_layer(world: World) -> list[str]:
-    with Order() as order:
+    with Operations() as operations:
         layer_results(world, CHOICES["all"])
-    return order.names
+    return operations.names
 
 
 def layer_results(world: World, expert_ids: list[list[list[int]]], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
