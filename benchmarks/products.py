@@ -1,9 +1,11 @@
 """How fast float32 products of experts' rows are: by torch and by oneDNN expert by expert, and in C in one call; forward and gradients.
 
-    python -m benchmarks products                           # half a minute
+    python -m benchmarks products                           # a minute, 2 GB
 
 Knows random matrices. A row is so many products of so many rows with a weight each; figures are billions of multiplications and additions
 per second, medians over rounds in which all take turns. "dW, oneDNN" is what moecli does beside experts: small ones are torch's there too.
+With few rows, as in generation, reading the weights is the work: the second table has the gigabytes of weights per second, and those of
+their sum.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ SHAPES = (
     (1, 1024, 256, 1024),
     (1, 4096, 512, 2048),
 )
+# Of the second table: weights that no cache holds, and rows of each expert.
+LARGE, FEW_ROWS = (32, 1024, 4096), (1, 2, 4, 8, 16)
 LIBRARIES = ("torch", "oneDNN", "C")
 PRODUCTS = ("y", "dx", "dW")
 
@@ -55,6 +59,18 @@ def calls(num_experts: int, num_rows: int, num_inputs: int, num_outputs: int) ->
     return {name: way for name, way in zip(names, ways, strict=True) if grouped_product.LIBRARY or not name.endswith("C")}
 
 
+def print_table_of_few_rows(rounds: int, cpu: torch.device) -> None:
+    num_experts, num_inputs, num_outputs = LARGE
+    weights = torch.randn(num_experts, num_outputs, num_inputs)
+    names = [*(name for name in calls(1, 1, 1, 1) if name.startswith("y")), "their sum"]
+    print(f"\n| rows of each of {num_experts} experts, {num_inputs:,}, {num_outputs:,} | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for num_rows in FEW_ROWS:
+        ways = calls(num_experts, num_rows, num_inputs, num_outputs) | {"their sum": weights.sum}
+        measured = take_turns({name: partial(seconds_of, ways[name], cpu) for name in names}, rounds)
+        speeds = [1e-9 * weights.nbytes / statistics.median(seconds) for seconds in measured.values()]
+        print(f"| {num_rows} | {' | '.join(f'{speed:.1f}' for speed in speeds)} |")
+
+
 def each(product: Callable[[Tensor, Tensor], Tensor], left_E: Tensor, right_E: Tensor) -> None:
     for left, right in zip(left_E, right_E, strict=True):
         product(left, right)
@@ -76,6 +92,7 @@ def main() -> None:
         work = 2e-9 * num_experts * num_rows * num_inputs * num_outputs
         billions = [work / statistics.median(seconds) for seconds in measured.values()]
         print(f"| {', '.join(f'{size:,}' for size in shape)} | {' | '.join(f'{figure:.0f}' for figure in billions)} |")
+    print_table_of_few_rows(max(2, arguments.rounds // 5), cpu)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from moecli.moe import grouped_product
 from moecli.moe.activations import Activation
 from moecli.moe.linear import linear
 
@@ -25,12 +26,22 @@ def run_one_token(
     dtype: torch.dtype,
 ) -> Tensor:
     """[1, D] -> [1, D] in float32, products in `dtype`. No other expert's weights are read, and none are copied."""
-    experts, x_1D = expert_ids_K.tolist(), x_1D.to(dtype)
-    in_KF = torch.cat([linear(x_1D, in_proj_EFD[expert].to(dtype)) for expert in experts])
-    hidden_KH = activation.function(in_KF).mul_(weights_K[:, None])
-    hidden_and_experts = zip(hidden_KH.split(1), experts, strict=True)
-    out_KD = torch.cat([linear(hidden_1H, out_proj_EDH[expert].to(dtype)) for hidden_1H, expert in hidden_and_experts])
-    return out_KD.sum(dim=0, keepdim=True, dtype=weights_K.dtype)
+    experts_K, order_K = expert_ids_K.sort()
+    experts = experts_K.tolist()
+    in_KF = _products(x_1D.to(dtype).repeat(len(experts), 1), in_proj_EFD, experts)
+    hidden_KH = activation.function(in_KF).mul_(weights_K[order_K, None])
+    return _products(hidden_KH, out_proj_EDH, experts).sum(dim=0, keepdim=True, dtype=weights_K.dtype)
+
+
+def _products(x_KI: Tensor, weights_EOI: Tensor, experts: list[int]) -> Tensor:
+    """x W^T of each row with the weights of its expert, [K, I] -> [K, O]; experts ascend."""
+    if grouped_product.takes(x_KI, weights_EOI):
+        lengths = [0] * len(weights_EOI)
+        for expert in experts:
+            lengths[expert] += 1
+        return grouped_product.product(x_KI, weights_EOI.transpose(1, 2), lengths)
+    rows_and_experts = zip(x_KI.split(1), experts, strict=True)
+    return torch.cat([linear(x_1I, weights_EOI[expert].to(x_1I.dtype)) for x_1I, expert in rows_and_experts])
 
 
 def run_gathered(

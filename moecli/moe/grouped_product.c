@@ -8,6 +8,9 @@
    the right matrix has to be row-major: of a column-major one a panel, 64 columns wide, is copied that way first. Around the tiles are
    blocks: what a thread takes from a list, and a part of the depth, of sizes at which both matrices stay in its second cache.
 
+   Of an expert with few rows, as in generation, nothing is as much work as reading its weights, and copies would be as much again: they are
+   multiplied as they lie, if column-major, two columns at a time, from two places far apart.
+
    Letters: E experts, N rows of all, I inputs, O outputs. */
 
 #include <immintrin.h>
@@ -22,6 +25,10 @@
 #define BLOCK_COLUMNS 256
 #define BLOCK_DEPTH 256
 #define BLOCKS_PER_THREAD 4
+/* Of an expert, at most, for weights to be read as they lie. */
+#define FEW_ROWS 8
+/* Numbers ahead that memory is asked for what will be read: further than the processor looks by itself. */
+#define AHEAD 512
 
 #define AVX512 __attribute__((target("avx512f")))
 /* Loops whose bounds are known are unrolled early, or their arrays would not become registers. */
@@ -161,25 +168,73 @@ static void multiply_block(const float *left, const float *right, float *result,
     } while (d < depth);
 }
 
+/* rows and columns are constants wherever this is called: 1 column, or 2 that are `apart`. right is column-major. */
+INLINED void multiply_columns(const int rows, const int columns, const float *left, const float *right, float *result, const Steps *steps,
+                              int64_t depth, int64_t apart) {
+    __m512 sums[FEW_ROWS][2], of_right[2];
+    UNROLLED (int r = 0; r < rows; r++)
+        UNROLLED (int c = 0; c < columns; c++) sums[r][c] = _mm512_setzero_ps();
+    for (int64_t d = 0; d < depth; d += LANES) {
+        int is_last = depth - d < LANES;
+        __mmask16 last = (__mmask16)((1 << smaller(depth - d, LANES)) - 1);
+        UNROLLED (int c = 0; c < columns; c++) {
+            const float *from = right + c * apart * steps->right_column + d;
+            _mm_prefetch((const char *)(from + AHEAD), _MM_HINT_T0);
+            of_right[c] = load(from, is_last, last);
+        }
+        UNROLLED (int r = 0; r < rows; r++) {
+            __m512 of_left = load(left + r * steps->left_row + d, is_last, last);
+            UNROLLED (int c = 0; c < columns; c++) sums[r][c] = _mm512_fmadd_ps(of_left, of_right[c], sums[r][c]);
+        }
+    }
+    UNROLLED (int r = 0; r < rows; r++)
+        UNROLLED (int c = 0; c < columns; c++) result[r * steps->result_row + c * apart] = _mm512_reduce_add_ps(sums[r][c]);
+}
+
+#define COLUMNS_ARGUMENTS const float *left, const float *right, float *result, const Steps *steps, int64_t depth, int64_t apart
+typedef void (*Columns)(COLUMNS_ARGUMENTS);
+
+#define DEFINE_COLUMNS(ROWS, COLUMNS) \
+    AVX512 static void columns_##ROWS##_##COLUMNS(COLUMNS_ARGUMENTS) { \
+        multiply_columns(ROWS, COLUMNS, left, right, result, steps, depth, apart); \
+    }
+#define DEFINE_ALL_COLUMNS(ROWS) DEFINE_COLUMNS(ROWS, 1) DEFINE_COLUMNS(ROWS, 2)
+#define COLUMNS_OF(ROWS) {columns_##ROWS##_1, columns_##ROWS##_2}
+
+DEFINE_ALL_COLUMNS(1) DEFINE_ALL_COLUMNS(2) DEFINE_ALL_COLUMNS(3) DEFINE_ALL_COLUMNS(4)
+DEFINE_ALL_COLUMNS(5) DEFINE_ALL_COLUMNS(6) DEFINE_ALL_COLUMNS(7) DEFINE_ALL_COLUMNS(8)
+
+static const Columns COLUMNS[FEW_ROWS][2] = {COLUMNS_OF(1), COLUMNS_OF(2), COLUMNS_OF(3), COLUMNS_OF(4),
+                                             COLUMNS_OF(5), COLUMNS_OF(6), COLUMNS_OF(7), COLUMNS_OF(8)};
+
+static void multiply_few_rows(const float *left, const float *right, float *result, const Steps *steps, int64_t rows, int64_t columns,
+                              int64_t depth) {
+    int64_t half = parts(columns, 2);
+    for (int64_t c = 0; c < half; c++)
+        COLUMNS[rows - 1][c + half < columns](left, right + c * steps->right_column, result + c, steps, depth, half);
+}
+
 /* y_NO = x_NI W, expert by expert. weights: [E, I, O], or [E, O, I] if they lie transposed. lengths: rows of each expert. */
 void grouped_product(const float *x, const float *weights, float *y, const int64_t *lengths, int64_t experts, int64_t inputs,
                      int64_t outputs, int transposed, int threads) {
-    int64_t firsts[experts], rows = 0, longest = 0;
+    int64_t firsts[experts], with_rows[experts], busy = 0, rows = 0, longest = 0;
     for (int64_t e = 0; e < experts; e++) {
         firsts[e] = rows;
+        if (lengths[e]) with_rows[busy++] = e;
         rows += lengths[e];
         longest = lengths[e] > longest ? lengths[e] : longest;
     }
     Steps steps = {inputs, 1, transposed ? 1 : outputs, transposed ? inputs : 1, outputs};
-    int64_t across = parts(outputs, BLOCK_COLUMNS);
-    int64_t of_block = rows_of_block(longest, experts * across, threads), down = parts(longest, of_block);
+    int64_t few = transposed ? FEW_ROWS : 0, width = longest <= few ? PANEL : BLOCK_COLUMNS, across = parts(outputs, width);
+    int64_t of_block = rows_of_block(longest, busy * across, threads), down = parts(longest, of_block);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t block = 0; block < experts * down * across; block++) {
-        int64_t e = block / (down * across), row = block / across % down * of_block, column = block % across * BLOCK_COLUMNS;
+    for (int64_t block = 0; block < busy * down * across; block++) {
+        int64_t e = with_rows[block / (down * across)], row = block / across % down * of_block, column = block % across * width;
         if (row >= lengths[e]) continue;
         const float *left = x + (firsts[e] + row) * inputs, *right = weights + e * inputs * outputs + column * steps.right_column;
         float *result = y + (firsts[e] + row) * outputs + column;
-        multiply_block(left, right, result, &steps, smaller(of_block, lengths[e] - row), smaller(BLOCK_COLUMNS, outputs - column), inputs);
+        (lengths[e] <= few ? multiply_few_rows : multiply_block)(left, right, result, &steps, smaller(of_block, lengths[e] - row),
+                                                                 smaller(width, outputs - column), inputs);
     }
 }
 

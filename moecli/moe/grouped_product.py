@@ -32,15 +32,14 @@ def _load(path: Path) -> ctypes.CDLL | None:
     return library
 
 
+# Of an expert, at most, for its weights to be read as they lie, without copies: FEW_ROWS of grouped_product.c.
+FEW_ROWS = 8
 LIBRARY = _load(Path(__file__).with_name("libgrouped_product.so"))
 
 
 def takes(*tensors: Tensor) -> bool:
     """Whether the products of these can be taken here: of float32 on a CPU, contiguous, or stacked weights that lie transposed."""
-    return LIBRARY is not None and all(
-        tensor.dtype == torch.float32 and tensor.device.type == "cpu" and (tensor.is_contiguous() or _lies_transposed(tensor))
-        for tensor in tensors
-    )
+    return LIBRARY is not None and all(map(_is_readable, tensors))
 
 
 def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -75,6 +74,10 @@ def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequen
         (ctypes.c_int64 * num_experts)(*lengths),
         num_experts, num_outputs, num_inputs, torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.is_cpu and (tensor.is_contiguous() or _lies_transposed(tensor))
 
 
 def _lies_transposed(tensor: Tensor) -> bool:

@@ -1,7 +1,7 @@
-"""Products with weights: of many rows in training, of a single one in a step of generation, in which reading the weights is all the work.
+"""Products with weights: of many rows in training, of one or a few in a step of generation, in which reading the weights is all the work.
 
-Knows tensors. Must not know what the weights are for, nor which processor likes which library (onednn.py).
-Shape letters beyond routing.py: I inputs, O outputs.
+Knows tensors. Must not know what the weights are for, nor which processor likes which library (onednn.py, grouped_product.py).
+Shape letters beyond routing.py: N rows, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moecli.moe import onednn
+from moecli.moe import grouped_product, onednn
+
+# For fewer weights than this, calling C takes longer than torch's own product.
+LEAST_WEIGHTS_IN_C = 2**17
 
 
 class Linear(nn.Linear):
@@ -27,8 +30,11 @@ def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tens
         dtype = compute_dtype(x_I)
         y_1O = row_product(x_I.reshape(1, -1).to(dtype), weight_OI.to(dtype))
         return (y_1O if bias_O is None else y_1O + bias_O.to(dtype)).view(*x_I.shape[:-1], -1)
-    if not onednn.pays(x_I, weight_OI) or compute_dtype(x_I) != x_I.dtype:
+    in_c = not needs_gradient and _has_few_rows_for_c(x_I, weight_OI)
+    if not (in_c or onednn.pays(x_I, weight_OI)) or compute_dtype(x_I) != x_I.dtype:
         return F.linear(x_I, weight_OI, bias_O)
+    if in_c:
+        return _few_rows_in_c(x_I, weight_OI, bias_O)
     if not needs_gradient:
         return onednn.product(x_I, weight_OI, bias_O)
     y_O: Tensor = onednn.OneDNNLinear.apply(x_I, weight_OI, bias_O)
@@ -38,6 +44,20 @@ def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tens
 def row_product(x_1I: Tensor, weight_OI: Tensor) -> Tensor:
     """x W^T of one row, [1, I] -> [1, O], written out: a compiler makes one pass over W of it, on all threads."""
     return (weight_OI * x_1I).sum(dim=-1)[None]
+
+
+def _has_few_rows_for_c(x_I: Tensor, weight_OI: Tensor) -> bool:
+    """Whether reading the weights is the work, there are enough of them, and C can do it."""
+    most_numbers = grouped_product.FEW_ROWS * weight_OI.shape[1]
+    if torch.compiler.is_compiling() or weight_OI.numel() < LEAST_WEIGHTS_IN_C or not 0 < x_I.numel() <= most_numbers:
+        return False
+    return x_I.is_contiguous() and weight_OI.is_contiguous() and grouped_product.takes(x_I, weight_OI)
+
+
+def _few_rows_in_c(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    x_NI = x_I.view(-1, x_I.shape[-1])
+    y_NO = grouped_product.product(x_NI, weight_OI.t()[None], [len(x_NI)])
+    return (y_NO if bias_O is None else y_NO.add_(bias_O)).view(*x_I.shape[:-1], -1)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

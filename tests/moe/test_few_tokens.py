@@ -47,8 +47,11 @@ def run(name: str, x_TD: Tensor, routing: Routing, experts: Experts, dtype: torc
     ("runner", "num_tokens", "num_experts", "top_k"),
     [("one_token", 1, 1, 1), ("one_token", 1, 8, 3), ("gathered", 1, 8, 3), ("gathered", 4, 5, 2), ("gathered", 3, 2, 2)],
 )
+@pytest.mark.parametrize("in_c", [True, False])
 @torch.no_grad()
-def test_equals_the_double_loop(runner, num_tokens, num_experts, top_k, activation):
+def test_equals_the_double_loop(runner, num_tokens, num_experts, top_k, activation, in_c, request):
+    if not in_c:
+        request.getfixturevalue("products_of_torch")
     torch.manual_seed(num_tokens)
     experts, routing, x_TD = (
         experts_of(num_experts, activation),

@@ -6,6 +6,7 @@ import ctypes
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +21,8 @@ needs_library = pytest.mark.skipif(
     grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
 )
 
-# Lengths of the experts' queues, inputs, outputs. Tiles have 6 rows and 64 columns, of 16 each; blocks 192, 256, and a depth of 256.
+# Lengths of the experts' queues, inputs, outputs. Tiles have 6 rows and 64 columns, of 16 each; blocks 192, 256, and a depth of 256. Up to
+# 8 rows are another way, in blocks of 64 columns if all experts have so few.
 SHAPES = [
     ([1], 1, 1),
     ([2, 0, 3], 1, 17),
@@ -30,6 +32,9 @@ SHAPES = [
     ([400], 257, 300),
     ([3, 257], 600, 513),
     ([0, 0], 8, 8),
+    ([8, 0, 1, 7], 300, 129),
+    ([3, 2], 31, 128),
+    ([8, 9], 257, 70),
 ]
 
 
@@ -151,8 +156,22 @@ def test_a_sum_of_many_rows_is_rounded_little():
 
 
 @needs_library
+@pytest.mark.parametrize("length", [1, 8, 9])
+def test_a_sum_over_many_inputs_is_rounded_little(length):
+    torch.manual_seed(0)
+    x_NI, weights_EOI = torch.rand(length, 20_000), torch.rand(1, 7, 20_000)
+    y_NO = grouped_product.product(x_NI, weights_EOI.transpose(1, 2), [length])
+    torch.testing.assert_close(y_NO.double(), x_NI.double() @ weights_EOI[0].double().t(), rtol=1.5e-6, atol=0)
+
+
+def test_few_rows_are_as_many_here_as_in_c():
+    source = Path(grouped_product.__file__).with_suffix(".c").read_text()
+    assert f"#define FEW_ROWS {grouped_product.FEW_ROWS}\n" in source
+
+
+@needs_library
 @pytest.mark.parametrize(
-    ("lengths", "num_inputs", "num_outputs"), [([1], 1, 1), ([5, 2], 17, 33), ([7, 0, 190], 30, 70), ([3, 14], 65, 257)]
+    ("lengths", "num_inputs", "num_outputs"), [([1], 1, 1), ([5, 2], 17, 33), ([7, 0, 190], 30, 70), ([3, 14], 65, 257), ([8], 600, 65)]
 )
 def test_nothing_is_read_or_written_behind_the_ends(lengths, num_inputs, num_outputs):
     """In a process of its own, which such a touch would end."""
@@ -186,8 +205,9 @@ def test_bits_depend_neither_on_threads_nor_on_the_other_experts():
         torch.set_num_threads(num_threads)
     for product, gradients in results[1:]:
         assert torch.equal(product, results[0][0]) and torch.equal(gradients, results[0][1])
-    alone_NO = grouped_product.product(x_NI[203:], weights_EOI[3:].transpose(1, 2), lengths[3:])
-    assert torch.equal(alone_NO, results[0][0][203:])
+    for expert, rows in ((1, slice(200, 203)), (3, slice(203, 293))):
+        alone_NO = grouped_product.product(x_NI[rows], weights_EOI[expert : expert + 1].transpose(1, 2), [lengths[expert]])
+        assert torch.equal(alone_NO, results[0][0][rows])
 
 
 @needs_library

@@ -1,13 +1,31 @@
-"""`linear` where no other library is faster, and the product of a single row as a compiler gets it. For oneDNN see test_onednn.py."""
+"""`linear` where no other library is faster, few rows in C, and a single row as a compiler gets it. For oneDNN see test_onednn.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from moecli.moe import onednn
+from moecli.moe import grouped_product, onednn
+from moecli.moe import linear as linear_module
 from moecli.moe.linear import Linear, linear, row_product
+
+
+@pytest.fixture
+def rows_in_c(monkeypatch) -> list[int]:
+    """The number of rows of each product in C, for which no weight is too small."""
+    rows: list[int] = []
+    product = grouped_product.product
+
+    def counted(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
+        rows.append(len(x_NI))
+        return product(x_NI, weights_EIO, lengths)
+
+    monkeypatch.setattr(grouped_product, "product", counted)
+    monkeypatch.setattr(linear_module, "LEAST_WEIGHTS_IN_C", 1)
+    monkeypatch.setattr(onednn, "IS_FASTER_HERE", False)
+    return rows
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8), (1, 5, 8), (0, 8), (1, 8)])
@@ -47,3 +65,32 @@ def test_under_autocast_a_row_written_out_is_in_bfloat16():
         ours, expected = compiled(x_I), F.linear(x_I, layer.weight, layer.bias)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours, expected, rtol=2**-7, atol=2**-7)  # rounded before and after the bias is added
+
+
+@pytest.mark.skipif(grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("shape", "num_rows"), [((8,), 1), ((1, 1, 8), 1), ((2, 3, 8), 6), ((8, 8), 8), ((9, 8), None), ((0, 8), None)])
+@torch.no_grad()
+def test_outside_of_autograd_few_rows_are_multiplied_in_c(shape, num_rows, bias, rows_in_c):
+    torch.manual_seed(0)
+    layer, x_I = Linear(8, 6, bias=bias), torch.randn(shape)
+    torch.testing.assert_close(layer(x_I), F.linear(x_I, layer.weight, layer.bias))
+    assert rows_in_c == ([] if num_rows is None else [num_rows])
+
+
+@pytest.mark.parametrize(
+    "other", ["float64", "autocast", "weights that lie transposed", "rows that lie transposed", "rows apart", "gradients"]
+)
+def test_what_is_not_for_c_is_torchs(other, rows_in_c):
+    torch.manual_seed(0)
+    layer, x_I = Linear(8, 6, dtype=torch.float64 if other == "float64" else torch.float32), torch.randn(2, 8)
+    x_I = x_I.to(layer.weight.dtype)
+    if other == "weights that lie transposed":
+        layer.weight = torch.nn.Parameter(layer.weight.detach().t().contiguous().t())
+    if other == "rows that lie transposed":
+        x_I = torch.randn(8, 3).t()[None]
+    if other == "rows apart":
+        x_I = torch.randn(3, 16)[:, ::2]
+    with torch.autocast("cpu", torch.bfloat16, enabled=other == "autocast"), torch.set_grad_enabled(other == "gradients"):
+        assert torch.equal(layer(x_I), F.linear(x_I, layer.weight, layer.bias))
+    assert rows_in_c == []
