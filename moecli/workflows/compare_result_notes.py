@@ -64,7 +64,8 @@ def _machine_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[s
     notes = []
     if len(runs_on) > 1:
         told = "; ".join(f"{', '.join(names)} on {_words(machine)}" for machine, names in runs_on)
-        notes.append(f"not all runs were trained on the same machine with the same threads, so their seconds can't be compared: {told}")
+        alike = "on the same machine with the same threads and products"
+        notes.append(f"not all runs were trained {alike}, so their seconds can't be compared: {told}")
     present = describe_machine(pick_device(results[0].arm.recipe.training.device))
     here = {key: present[key] for key in MACHINE}
     if here not in [machine for machine, _ in runs_on]:
@@ -74,4 +75,5 @@ def _machine_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[s
 
 def _words(machine: Machine) -> str:
     threads, cpus = (f"{machine[key]} {noun}{'s' * (machine[key] != 1)}" for key, noun in (("threads", "thread"), ("cpus", "CPU")))
-    return f"{machine['device']} ({threads}, {cpus}, {machine['platform']})"
+    products = f"experts' products {'in C' if machine['products_in_c'] else 'by torch'}"
+    return f"{machine['device']} ({threads}, {cpus}, {machine['platform']}, {products})"

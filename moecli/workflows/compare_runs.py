@@ -30,7 +30,7 @@ RunState = Literal["to begin", "to go on", "finished"]
 # What a training has made of its folder when it is killed before its first checkpoint.
 EARLY_FILES = ("recipe.yaml", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints", LOCK_FILE)
 LOADS = ("cv_load", "max_violation", "dead_experts", "dropped_fraction")
-MACHINE = {"device": str, "threads": int, "cpus": int | None, "platform": str}
+MACHINE = {"device": str, "threads": int, "cpus": int | None, "platform": str, "products_in_c": bool}
 # Seconds or nats: more has never been measured, and a drawing would overflow.
 MOST = 1e12
 OTHER_PLACE = "give another --out, or remove this folder if the run is not needed"
@@ -148,9 +148,11 @@ def read_finished(run: RunDir) -> FinishedRun:
 
 def _read_machine(run: RunDir) -> dict[str, Any]:
     environment = read_object(run.environment, OTHER_PLACE)
-    machine = {key: environment.value(key) for key in MACHINE}
+    machine = {key: environment.value(key) for key in MACHINE if key != "products_in_c"}
+    machine["products_in_c"] = environment.content.get("products_in_c", False)  # runs from before there were any say nothing
     for key, value in machine.items():
-        if isinstance(value, bool) or not isinstance(value, MACHINE[key]) or (isinstance(value, int) and value < 1):
+        is_of_type = isinstance(value, MACHINE[key]) and isinstance(value, bool) == (MACHINE[key] is bool)
+        if not is_of_type or (type(value) is int and value < 1):
             raise environment.wrong(f"{key} is {value!r}")
     return machine
 

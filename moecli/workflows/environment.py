@@ -26,8 +26,6 @@ def describe_environment(device: torch.device, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         # torch's own word names the build too (+cpu, +cu130), its package's metadata does not.
         "packages": {"torch": torch.__version__} | {package: _version(package) for package in PACKAGES},
-        # Other last digits of losses, and other seconds: whether moecli/moe/grouped_product.c runs here.
-        "products_in_c": grouped_product.LIBRARY is not None,
         **describe_machine(device),
         "seed": seed,
         "git_commit": _git_commit(),
@@ -41,6 +39,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        # Whether moecli/moe/grouped_product.c runs here. Losses have other last digits without.
+        "products_in_c": grouped_product.LIBRARY is not None,
     }
 
 

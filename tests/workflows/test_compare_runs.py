@@ -14,7 +14,7 @@ from moecli.workflows.run_dir import RunDir
 
 MEAN = {"cv_load": 0.5, "max_violation": 1.0, "dead_experts": 2, "dropped_fraction": 0.0, "entropy": 1.3}
 RESULT = {"steps": 8, "val_loss": 2.0, "bits_per_byte": 1.5, "load": {"layers": [{}], "mean": MEAN}}
-MACHINE = {"device": "cpu", "threads": 2, "cpus": 4, "platform": "Linux"}
+MACHINE = {"device": "cpu", "threads": 2, "cpus": 4, "platform": "Linux", "products_in_c": True}
 # 100 tokens a step. Logged every 3 steps and at the end; interrupted after step 4, so that the line of step 6 has the speed of 5 and 6.
 LINES = [
     {"step": 2, "val_loss": 5.0},
@@ -88,6 +88,20 @@ def test_without_its_environment_a_run_can_not_be_compared(run, text, message):
     if text is not None:
         run.environment.write_text(text)
     with pytest.raises(RunError, match=rf"environment\.json: {message}"):
+        read_finished(run)
+
+
+def test_a_run_from_before_there_were_products_in_c_was_made_without(run):
+    run.environment.write_text(json.dumps({key: value for key, value in MACHINE.items() if key != "products_in_c"}))
+    assert read_finished(run).machine == MACHINE | {"products_in_c": False}
+
+
+@pytest.mark.parametrize(
+    "change", [{"threads": 0}, {"threads": True}, {"cpus": "4"}, {"products_in_c": 1}, {"products_in_c": None}], ids=str
+)
+def test_a_machine_that_can_not_be_is_said(run, change):
+    run.environment.write_text(json.dumps(MACHINE | change))
+    with pytest.raises(RunError, match=rf"environment\.json: damaged: {next(iter(change))} is"):
         read_finished(run)
 
 
