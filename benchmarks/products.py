@@ -61,14 +61,20 @@ def calls(num_experts: int, num_rows: int, num_inputs: int, num_outputs: int) ->
 
 def print_table_of_few_rows(rounds: int, cpu: torch.device) -> None:
     num_experts, num_inputs, num_outputs = LARGE
-    weights = torch.randn(num_experts, num_outputs, num_inputs)
     names = [*(name for name in calls(1, 1, 1, 1) if name.startswith("y")), "their sum"]
     print(f"\n| rows of each of {num_experts} experts, {num_inputs:,}, {num_outputs:,} | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for num_rows in FEW_ROWS:
-        ways = calls(num_experts, num_rows, num_inputs, num_outputs) | {"their sum": weights.sum}
-        measured = take_turns({name: partial(seconds_of, ways[name], cpu) for name in names}, rounds)
-        speeds = [1e-9 * weights.nbytes / statistics.median(seconds) for seconds in measured.values()]
+        speeds = gigabytes_per_second(num_rows, names, rounds, cpu)
         print(f"| {num_rows} | {' | '.join(f'{speed:.1f}' for speed in speeds)} |")
+
+
+def gigabytes_per_second(num_rows: int, names: list[str], rounds: int, cpu: torch.device) -> list[float]:
+    """Of weights that are read, in each of these ways."""
+    num_experts, num_inputs, num_outputs = LARGE
+    weights = torch.ones(num_experts, num_outputs, num_inputs)
+    ways = calls(num_experts, num_rows, num_inputs, num_outputs) | {"their sum": weights.sum}
+    measured = take_turns({name: partial(seconds_of, ways[name], cpu) for name in names}, rounds)
+    return [1e-9 * weights.nbytes / statistics.median(seconds) for seconds in measured.values()]
 
 
 def each(product: Callable[[Tensor, Tensor], Tensor], left_E: Tensor, right_E: Tensor) -> None:

@@ -51,7 +51,7 @@ def tiny_recipe(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def products_of_torch(monkeypatch) -> None:
-    """All products of experts are operations of torch, which its counters see."""
+    """As where moe/grouped_product.c is not compiled."""
     from moecli.moe import grouped_product
 
     monkeypatch.setattr(grouped_product, "LIBRARY", None)

@@ -1,4 +1,4 @@
-"""What of torch runs, operation by operation. Products in C (grouped_product.c) are none of its operations."""
+"""What runs, operation by operation."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@
    blocks: what a thread takes from a list, and a part of the depth, of sizes at which both matrices stay in its second cache.
 
    Of an expert with few rows, as in generation, nothing is as much work as reading its weights, and copies would be as much again: they are
-   multiplied as they lie, if column-major, two columns at a time, from two places far apart.
+   multiplied as they lie, if column-major, two columns at a time that are half a block apart.
 
    Letters: E experts, N rows of all, I inputs, O outputs. */
 
@@ -25,7 +25,7 @@
 #define BLOCK_COLUMNS 256
 #define BLOCK_DEPTH 256
 #define BLOCKS_PER_THREAD 4
-/* Of an expert, at most, for weights to be read as they lie. */
+/* Of an expert, at most, for weights to be read as they lie. And at most one to a vector of the depth: sums across vectors cost more. */
 #define FEW_ROWS 8
 /* Numbers ahead that memory is asked for what will be read: further than the processor looks by itself. */
 #define AHEAD 512
@@ -225,7 +225,8 @@ void grouped_product(const float *x, const float *weights, float *y, const int64
         longest = lengths[e] > longest ? lengths[e] : longest;
     }
     Steps steps = {inputs, 1, transposed ? 1 : outputs, transposed ? inputs : 1, outputs};
-    int64_t few = transposed ? FEW_ROWS : 0, width = longest <= few ? PANEL : BLOCK_COLUMNS, across = parts(outputs, width);
+    int64_t few = transposed ? smaller(FEW_ROWS, inputs / LANES) : 0, width = longest <= few ? PANEL : BLOCK_COLUMNS;
+    int64_t across = parts(outputs, width);
     int64_t of_block = rows_of_block(longest, busy * across, threads), down = parts(longest, of_block);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t block = 0; block < busy * down * across; block++) {

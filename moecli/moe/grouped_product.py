@@ -2,6 +2,7 @@
 
 They are written in C (grouped_product.c), which is compiled when moecli is installed, if there is gcc (hatch_build.py). torch has
 no such product for CPUs: taken one by one, experts with few rows cost more in calls than in multiplications (docs/performance.md).
+Both are operations of torch, so that its compiler, its profiler and its counter of FLOPs know them.
 
 Knows tensors and the compiled library. Must not know what is multiplied, nor what happens where the library is missing.
 Shape letters: see routing.py; N rows, I inputs, O outputs.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 
 def _load(path: Path) -> ctypes.CDLL | None:
@@ -50,6 +52,22 @@ def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor
         weights_EIO: contiguous, or transposed from a contiguous [E, O, I].
         lengths: rows of each expert, N together.
     """
+    y_NO: Tensor = torch.ops.moecli.grouped_product.default(x_NI, weights_EIO, lengths)
+    return y_NO
+
+
+def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequence[int], gradients_EOI: Tensor) -> None:
+    """doutput^T input of each expert, into a contiguous [E, O, I]: zeros for an expert without rows."""
+    torch.ops.moecli.grouped_weight_gradients.default(doutput_NO, input_NI, lengths, gradients_EOI)
+
+
+OPERATIONS = torch.library.Library("moecli", "FRAGMENT")
+OPERATIONS.define("grouped_product(Tensor x, Tensor weights, int[] lengths) -> Tensor")
+OPERATIONS.define("grouped_weight_gradients(Tensor doutput, Tensor input, int[] lengths, Tensor(a!) gradients) -> ()")
+
+
+@torch.library.impl("moecli::grouped_product", "CPU", lib=OPERATIONS)
+def _product(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
     num_experts, num_inputs, num_outputs = weights_EIO.shape
     y_NO = x_NI.new_empty(len(x_NI), num_outputs)
     _check(x_NI.is_contiguous() and x_NI.shape == (sum(lengths), num_inputs) and len(lengths) == num_experts, x_NI, weights_EIO)
@@ -62,8 +80,18 @@ def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor
     return y_NO
 
 
-def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequence[int], gradients_EOI: Tensor) -> None:
-    """doutput^T input of each expert, into a contiguous [E, O, I]: zeros for an expert without rows."""
+@torch.library.register_fake("moecli::grouped_product", lib=OPERATIONS)
+def _empty_product(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
+    return x_NI.new_empty(len(x_NI), weights_EIO.shape[2])
+
+
+@register_flop_formula(torch.ops.moecli.grouped_product)
+def _product_flops(shape_NI: torch.Size, shape_EIO: torch.Size, *args: object, **kwargs: object) -> int:
+    return 2 * shape_NI[0] * shape_EIO[1] * shape_EIO[2]
+
+
+@torch.library.impl("moecli::grouped_weight_gradients", "CPU", lib=OPERATIONS)
+def _write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: list[int], gradients_EOI: Tensor) -> None:
     num_experts, num_outputs, num_inputs = gradients_EOI.shape
     shapes_fit = doutput_NO.shape == (sum(lengths), num_outputs) and input_NI.shape == (sum(lengths), num_inputs)
     are_contiguous = all(tensor.is_contiguous() for tensor in (doutput_NO, input_NI, gradients_EOI))
@@ -74,6 +102,11 @@ def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequen
         (ctypes.c_int64 * num_experts)(*lengths),
         num_experts, num_outputs, num_inputs, torch.get_num_threads(),
     )  # fmt: skip
+
+
+@register_flop_formula(torch.ops.moecli.grouped_weight_gradients)
+def _weight_gradient_flops(shape_NO: torch.Size, shape_NI: torch.Size, *args: object, **kwargs: object) -> int:
+    return 2 * shape_NO[0] * shape_NO[1] * shape_NI[1]
 
 
 def _is_readable(tensor: Tensor) -> bool:

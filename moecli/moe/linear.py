@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moecli.moe import grouped_product, onednn
 
-# For fewer weights than this, calling C takes longer than torch's own product.
+# Calling C for fewer takes longer than torch's own product, even where they come from memory and not from a cache.
 LEAST_WEIGHTS_IN_C = 2**17
 
 
@@ -30,11 +30,11 @@ def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tens
         dtype = compute_dtype(x_I)
         y_1O = row_product(x_I.reshape(1, -1).to(dtype), weight_OI.to(dtype))
         return (y_1O if bias_O is None else y_1O + bias_O.to(dtype)).view(*x_I.shape[:-1], -1)
-    in_c = not needs_gradient and _has_few_rows_for_c(x_I, weight_OI)
-    if not (in_c or onednn.pays(x_I, weight_OI)) or compute_dtype(x_I) != x_I.dtype:
+    if not needs_gradient and _is_for_c(x_I, weight_OI, bias_O):
+        y_NO = grouped_product.product(x_I.view(-1, x_I.shape[-1]), weight_OI.t()[None], [x_I.numel() // x_I.shape[-1]])
+        return (y_NO if bias_O is None else y_NO + bias_O).view(*x_I.shape[:-1], -1)
+    if not onednn.pays(x_I, weight_OI) or compute_dtype(x_I) != x_I.dtype:
         return F.linear(x_I, weight_OI, bias_O)
-    if in_c:
-        return _few_rows_in_c(x_I, weight_OI, bias_O)
     if not needs_gradient:
         return onednn.product(x_I, weight_OI, bias_O)
     y_O: Tensor = onednn.OneDNNLinear.apply(x_I, weight_OI, bias_O)
@@ -46,18 +46,13 @@ def row_product(x_1I: Tensor, weight_OI: Tensor) -> Tensor:
     return (weight_OI * x_1I).sum(dim=-1)[None]
 
 
-def _has_few_rows_for_c(x_I: Tensor, weight_OI: Tensor) -> bool:
-    """Whether reading the weights is the work, there are enough of them, and C can do it."""
-    most_numbers = grouped_product.FEW_ROWS * weight_OI.shape[1]
-    if torch.compiler.is_compiling() or weight_OI.numel() < LEAST_WEIGHTS_IN_C or not 0 < x_I.numel() <= most_numbers:
+def _is_for_c(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> bool:
+    """Whether few rows meet many weights, of a kind that C can multiply."""
+    is_large = weight_OI.numel() >= LEAST_WEIGHTS_IN_C and 0 < x_I.numel() <= grouped_product.FEW_ROWS * weight_OI.shape[1]
+    if not is_large or x_I.shape[-1] != weight_OI.shape[1] or not x_I.is_contiguous():
         return False
-    return x_I.is_contiguous() and weight_OI.is_contiguous() and grouped_product.takes(x_I, weight_OI)
-
-
-def _few_rows_in_c(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    x_NI = x_I.view(-1, x_I.shape[-1])
-    y_NO = grouped_product.product(x_NI, weight_OI.t()[None], [len(x_NI)])
-    return (y_NO if bias_O is None else y_NO.add_(bias_O)).view(*x_I.shape[:-1], -1)
+    tensors = (x_I, weight_OI) if bias_O is None else (x_I, weight_OI, bias_O)
+    return grouped_product.takes(*tensors) and compute_dtype(x_I) == x_I.dtype
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -134,7 +134,7 @@ def test_total_is_numel_and_active_is_what_a_token_touches(ffn, shape):
 
 @pytest.mark.parametrize("ffn", [name for name in FFNS | MIXING_FFNS if name != "noisy"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_flops_are_those_of_a_counted_run(ffn, shape, products_of_torch):
+def test_flops_are_those_of_a_counted_run(ffn, shape):
     config = GPTConfig(d_model=48, num_layers=2, ffn=(FFNS | MIXING_FFNS)[ffn], **shape)
     model = build_gpt(config, VOCAB, seed=0)
     ids_BS = torch.randint(VOCAB, (4, 16), generator=torch.Generator().manual_seed(0))

@@ -168,7 +168,7 @@ def one_token(model: GPT, position: int) -> tuple[KVCache, Tensor]:
 
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 @torch.no_grad()
-def test_one_token_costs_the_same_products_wherever_it_stands_but_for_attention(num_kv_heads, products_of_torch):
+def test_one_token_costs_the_same_products_wherever_it_stands_but_for_attention(num_kv_heads):
     model = gpt(SparseMoEConfig(num_experts=4, num_shared_experts=1), num_kv_heads=num_kv_heads)
     counted = {}
     for position in (16, 1000):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from moecli.moe import few_tokens, grouped_product
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.dispatch import dispatch_dropless
 from moecli.moe.experts import Experts
@@ -17,8 +18,12 @@ from moecli.moe.layers import SparseMoE, SparseMoEConfig
 from moecli.moe.routers import ROUTERS
 from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing, Tokens
-from tests.moe.oracle import weighted_experts
+from tests.moe.oracle import expert_output, weighted_experts
+from tests.operations import Operations
 
+needs_library = pytest.mark.skipif(
+    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
+)
 D_MODEL, D_EXPERT = 12, 8
 
 
@@ -47,11 +52,8 @@ def run(name: str, x_TD: Tensor, routing: Routing, experts: Experts, dtype: torc
     ("runner", "num_tokens", "num_experts", "top_k"),
     [("one_token", 1, 1, 1), ("one_token", 1, 8, 3), ("gathered", 1, 8, 3), ("gathered", 4, 5, 2), ("gathered", 3, 2, 2)],
 )
-@pytest.mark.parametrize("in_c", [True, False])
 @torch.no_grad()
-def test_equals_the_double_loop(runner, num_tokens, num_experts, top_k, activation, in_c, request):
-    if not in_c:
-        request.getfixturevalue("products_of_torch")
+def test_equals_the_double_loop(runner, num_tokens, num_experts, top_k, activation):
     torch.manual_seed(num_tokens)
     experts, routing, x_TD = (
         experts_of(num_experts, activation),
@@ -60,6 +62,40 @@ def test_equals_the_double_loop(runner, num_tokens, num_experts, top_k, activati
     )
     expected_TD = weighted_experts(activation, x_TD, routing, experts.in_proj, experts.out_proj)
     torch.testing.assert_close(run(runner, x_TD, routing, experts, torch.float32), expected_TD, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("in_c", [pytest.param(True, marks=needs_library), False])
+@pytest.mark.parametrize(("num_experts", "expert_ids"), [(8, [5]), (8, [6, 0, 3]), (4, [2, 2]), (4, [3, 1, 3])])
+@torch.no_grad()
+def test_the_experts_of_a_token_take_their_products_in_one_call_or_one_by_one(num_experts, expert_ids, in_c, request):
+    """Also where a token has an expert twice."""
+    if not in_c:
+        request.getfixturevalue("products_of_torch")
+    torch.manual_seed(0)
+    experts, x_TD, weights_K = experts_of(num_experts), torch.randn(1, D_MODEL), torch.rand(len(expert_ids))
+    projections = (experts.in_proj, experts.out_proj)
+    with Operations() as operations:
+        y_TD = run_one_token(x_TD, torch.tensor(expert_ids), weights_K, *projections, experts.activation, torch.float32)
+    assert operations.names.count("moecli::grouped_product") == 2 * in_c
+    each = (
+        weight * expert_output("swiglu", x_TD[0], experts.in_proj[expert], experts.out_proj[expert])
+        for weight, expert in zip(weights_K, expert_ids, strict=True)
+    )
+    torch.testing.assert_close(y_TD[0], sum(each), rtol=1e-4, atol=1e-5)
+
+
+@needs_library
+@torch.no_grad()
+def test_one_of_very_many_experts_is_taken_by_itself(monkeypatch):
+    torch.manual_seed(0)
+    experts, x_TD, expert_ids_K = experts_of(6), torch.randn(1, D_MODEL), torch.tensor([4, 1])
+    chosen = (expert_ids_K, torch.rand(2), experts.in_proj, experts.out_proj, experts.activation, torch.float32)
+    expected_TD = run_one_token(x_TD, *chosen)
+    for most, calls in ((3, 2), (2, 0)):
+        monkeypatch.setattr(few_tokens, "EXPERTS_PER_ROW", most)
+        with Operations() as operations:
+            torch.testing.assert_close(run_one_token(x_TD, *chosen), expected_TD)
+        assert operations.names.count("moecli::grouped_product") == calls
 
 
 @pytest.mark.parametrize("runner", ["one_token", "gathered"])

@@ -6,7 +6,6 @@ import ctypes
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from moecli.moe import grouped_product
 
@@ -164,9 +166,32 @@ def test_a_sum_over_many_inputs_is_rounded_little(length):
     torch.testing.assert_close(y_NO.double(), x_NI.double() @ weights_EOI[0].double().t(), rtol=1.5e-6, atol=0)
 
 
-def test_few_rows_are_as_many_here_as_in_c():
-    source = Path(grouped_product.__file__).with_suffix(".c").read_text()
-    assert f"#define FEW_ROWS {grouped_product.FEW_ROWS}\n" in source
+@needs_library
+def test_few_rows_have_a_way_of_their_own():
+    """Its sums are rounded otherwise; with one row more they are those of many."""
+    torch.manual_seed(0)
+    x_NI, weights_EIO, few = torch.randn(40, 500), torch.randn(1, 90, 500).transpose(1, 2), grouped_product.FEW_ROWS
+    many_NO = grouped_product.product(x_NI, weights_EIO, [40])
+    assert not torch.equal(grouped_product.product(x_NI[:few], weights_EIO, [few]), many_NO[:few])
+    assert torch.equal(grouped_product.product(x_NI[: few + 1], weights_EIO, [few + 1]), many_NO[: few + 1])
+
+
+@needs_library
+def test_torch_knows_the_operations():
+    """Its counter of FLOPs, its tensors without numbers, and what traces operations to run them again."""
+    x_NI, weights_EOI, dy_NO = random_tensors([2, 3], 8, 4)
+    with FlopCounterMode(display=False) as counter:
+        grouped_product.product(x_NI, weights_EOI.transpose(1, 2), [2, 3])
+    assert counter.get_total_flops() == 2 * 5 * 8 * 4
+    with FlopCounterMode(display=False) as counter:
+        grouped_product.write_weight_gradients(dy_NO, x_NI, [2, 3], torch.empty_like(weights_EOI))
+    assert counter.get_total_flops() == 2 * 5 * 8 * 4
+    with FakeTensorMode():
+        assert grouped_product.product(torch.empty(5, 8), torch.empty(2, 8, 4), [2, 3]).shape == (5, 4)
+    traced = make_fx(grouped_product.product, tracing_mode="fake")(x_NI, weights_EOI.transpose(1, 2), [2, 3])
+    assert torch.equal(
+        traced(x_NI, weights_EOI.transpose(1, 2), [2, 3]), grouped_product.product(x_NI, weights_EOI.transpose(1, 2), [2, 3])
+    )
 
 
 @needs_library

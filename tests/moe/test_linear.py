@@ -6,10 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import GraphModule
 
 from moecli.moe import grouped_product, onednn
 from moecli.moe import linear as linear_module
 from moecli.moe.linear import Linear, linear, row_product
+
+needs_library = pytest.mark.skipif(
+    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
+)
 
 
 @pytest.fixture
@@ -67,7 +72,7 @@ def test_under_autocast_a_row_written_out_is_in_bfloat16():
     torch.testing.assert_close(ours, expected, rtol=2**-7, atol=2**-7)  # rounded before and after the bias is added
 
 
-@pytest.mark.skipif(grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512")
+@needs_library
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("shape", "num_rows"), [((8,), 1), ((1, 1, 8), 1), ((2, 3, 8), 6), ((8, 8), 8), ((9, 8), None), ((0, 8), None)])
 @torch.no_grad()
@@ -78,6 +83,35 @@ def test_outside_of_autograd_few_rows_are_multiplied_in_c(shape, num_rows, bias,
     assert rows_in_c == ([] if num_rows is None else [num_rows])
 
 
+@needs_library
+@torch.no_grad()
+def test_it_takes_many_weights_to_call_c(rows_in_c, monkeypatch):
+    layer, x_NI = Linear(8, 6), torch.randn(2, 8)
+    for least, rows in ((6 * 8, [2]), (6 * 8 + 1, [])):
+        monkeypatch.setattr(linear_module, "LEAST_WEIGHTS_IN_C", least)
+        rows_in_c.clear()
+        layer(x_NI)
+        assert rows_in_c == rows
+
+
+@needs_library
+@pytest.mark.parametrize("num_rows", [2, 8])
+@torch.no_grad()
+def test_a_compiler_takes_few_rows_as_one_graph(num_rows, rows_in_c):
+    torch.manual_seed(0)
+    layer, x_NI = Linear(8, 6), torch.randn(num_rows, 8)
+    graphs: list[str] = []
+
+    def backend(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
+        graphs.append(str(module.graph))
+        return module
+
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(x_NI), F.linear(x_NI, layer.weight, layer.bias))
+    assert len(graphs) == 1 and "moecli.grouped_product" in graphs[0]
+
+
+@needs_library
 @pytest.mark.parametrize(
     "other", ["float64", "autocast", "weights that lie transposed", "rows that lie transposed", "rows apart", "gradients"]
 )

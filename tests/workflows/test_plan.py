@@ -52,7 +52,7 @@ class RandomBatches:
 @pytest.mark.parametrize(
     ("scope", "accumulation", "passes"), [("micro-batch", 2, 3), ("global-batch", 1, 3), ("global-batch", 2, 4), ("global-batch", 4, 4)]
 )
-def test_the_flops_of_the_plan_are_those_of_a_counted_step(tiny_recipe, scope, accumulation, passes, products_of_torch):
+def test_the_flops_of_the_plan_are_those_of_a_counted_step(tiny_recipe, scope, accumulation, passes):
     sizes = (f"training.gradient_accumulation={accumulation}", f"training.batch_size={2 * accumulation}")
     recipe = load_recipe(tiny_recipe, (f"training.balance_scope={scope}", *sizes)).recipe
     cost = plan_training(recipe).cost
