@@ -1,6 +1,6 @@
 """What hatchling does when moecli is built or installed: it compiles moecli/moe/grouped_product.c, for moecli/moe/grouped_product.py.
 
-Where that is not possible (another system or processor, no gcc) moecli is installed without it, and its experts are slower.
+Where that is not possible (another system or processor, no gcc) moecli is installed without it: experts and generation are slower then.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CompileGroupedProduct(BuildHookInterface):
             compile_library(Path(self.root, SOURCE), library, Path(self.folder.name))
         except (OSError, subprocess.CalledProcessError) as error:
             reason = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else error
-            self.app.display_warning(f"{SOURCE} can't be compiled, so experts will be slower on this CPU: {reason}")
+            self.app.display_warning(f"{SOURCE} can't be compiled, so experts and generation will be slower on this CPU: {reason}")
             return
         if version != "editable":
             build_data["force_include"][str(library)] = LIBRARY.as_posix()

@@ -92,7 +92,7 @@ def test_without_a_compiler_the_package_is_python_alone_and_says_so(broken, buil
         monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: (_ for _ in ()).throw(OSError("Read-only file system")))
     build_data, warnings = build(version="editable")
     assert build_data == {"force_include": {}, "pure_python": True}
-    assert len(warnings) == 1 and "can't be compiled, so experts will be slower" in warnings[0]
+    assert len(warnings) == 1 and "can't be compiled, so experts and generation will be slower" in warnings[0]
     if broken != "no room":  # a library of another source than what is there would be worse than none
         assert files(tmp_path) == ["grouped_product.c"]
 
