@@ -46,7 +46,7 @@ def profile_training(recipe: Recipe, *, out: Path | None, listener: Listener) ->
     Raises:
         MoecliError: anything that the user can put right; nothing is left behind then.
     """
-    target = new_run_path(f"{recipe.name}-profile", out)
+    target = new_run_path(f"{recipe.name}-profile", out, can_resume=False)
     listener(Stage("reading and tokenizing the text"))
     data = prepare(recipe.data)
     device = pick_device(recipe.training.device)

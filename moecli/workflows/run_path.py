@@ -12,21 +12,20 @@ from moecli.errors import RunError
 from moecli.workflows.run_dir import OUTPUTS, RunDir, checkpoint_steps, is_run_without_checkpoint
 
 
-def new_run_path(name: str, out: Path | None) -> Path:
-    """Where a new run goes: `out`, which may be an empty folder, or outputs/<name>/<time>.
+def new_run_path(name: str, out: Path | None, can_resume: bool = True) -> Path:
+    """Where a new run goes, or what is no run and can't be resumed: `out`, which may be an empty folder, or outputs/<name>/<time>.
 
     Raises:
         RunError: there is something already.
     """
     path = out or _default_path(name)
-    if is_run_without_checkpoint(path):
+    if can_resume and is_run_without_checkpoint(path):
         next_step = "add --resume to begin it again, remove the folder, or give another --out"
         raise RunError("a run that ended before its first checkpoint is here", where=str(path), next_step=next_step)
     is_empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
     if not is_empty and (path.exists() or path.is_symlink()):
-        raise RunError(
-            "there is something here already", where=str(path), next_step="give another --out, or add --resume to go on with this run"
-        )
+        next_step = "give another --out" + ", or add --resume to go on with this run" * can_resume
+        raise RunError("there is something here already", where=str(path), next_step=next_step)
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir():
         raise RunError("is no folder, so nothing can be put into it", where=str(nearest), next_step="give another --out")

@@ -95,16 +95,18 @@ class TrainJob:
 
     def save(self, step: int) -> None:
         on_first(self.trainer.world, self._flush_log)
+        is_new = not self.run.checkpoint(step).exists()  # else it was told before
         target = save_checkpoint(self.run, self.trainer, step)
-        on_first(self.trainer.world, lambda: self._saved(target))
+        on_first(self.trainer.world, lambda: self._saved(target, is_new))
 
     def _flush_log(self) -> None:
         with writing(self.run.metrics):
             self.metric_log.flush()
 
-    def _saved(self, target: Path) -> None:
+    def _saved(self, target: Path, is_new: bool) -> None:
         self._tidy()
-        self.listener(CheckpointSaved(target))
+        if is_new:
+            self.listener(CheckpointSaved(target))
 
     def finish(self) -> tuple[Evaluation, LoadReport, list[Path]]:
         """The final loss and the load over the validation text, written to routing/.

@@ -288,6 +288,11 @@ class TestWhatIsThere:
         with pytest.raises(RunError, match="is no folder"):
             planned(arm_recipe(tiny_recipe))
 
+    def test_the_folder_of_a_run(self, tiny_recipe):
+        train(load_recipe(tiny_recipe).recipe, out=Path("comparison"), listener=ignore)
+        with pytest.raises(RunError, match=r"the folder of a run.*\n.*another --out"):
+            planned(arm_recipe(tiny_recipe))
+
     def test_foreign_files_in_the_report(self, tiny_recipe):
         Path("comparison/report").mkdir(parents=True)
         Path("comparison/report/mine.md").write_text("mine")

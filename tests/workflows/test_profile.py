@@ -30,8 +30,9 @@ def test_a_place_that_is_taken_is_refused_and_a_failure_leaves_nothing(tiny_reci
     recipe = load_recipe(tiny_recipe).recipe
     Path("taken").mkdir()
     Path("taken/file").touch()
-    with pytest.raises(RunError, match="something here already"):
+    with pytest.raises(RunError, match="something here already") as error:
         profile_training(recipe, out=Path("taken"), listener=ignore)
+    assert error.value.next_step == "give another --out"
 
     def fail(trainer: object, trace: Path) -> None:
         trace.write_text("half")

@@ -161,6 +161,17 @@ def test_weights_that_are_no_numbers_are_never_saved(tiny_recipe):
     assert not Path("run").exists()
 
 
+def test_a_stop_right_after_a_checkpoint_says_once_that_it_is_saved(tiny_recipe):
+    events = []
+
+    def should_stop() -> bool:
+        return any(isinstance(event, CheckpointSaved) for event in events)
+
+    with pytest.raises(Interrupted, match="after step 4 of 6"):
+        train_tiny(tiny_recipe, "run", listener=events.append, should_stop=should_stop)
+    assert [event.path.name for event in events if isinstance(event, CheckpointSaved)] == ["step-4"]
+
+
 def test_stopping_in_the_final_evaluation_keeps_the_finished_training(tiny_recipe):
     asked = []
 
