@@ -15,6 +15,10 @@ from moecli.errors import DataError
 DOCUMENT_CHARACTERS = 4_000
 BLOCK = 1 << 20
 
+# How files begin that are no text.
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 
 
@@ -26,18 +30,19 @@ def read_blocks(path: Path) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = held_back = 0
+    start = b""
     try:
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 # What the decoder holds back are the first bytes of a character that the border between two blocks cut.
-                held_back = len(decoder.getstate()[0])
+                held_back, start = len(decoder.getstate()[0]), start or block[:8]
                 text = decoder.decode(block)
                 yield text.removeprefix("\ufeff") if position == 0 else text
                 position += len(block)
             held_back = len(decoder.getstate()[0])
             decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise not_utf8(path, position - held_back + error.start) from error
+        raise not_utf8(path, position - held_back + error.start, start) from error
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -60,9 +65,15 @@ def check_readable(path: Path) -> None:
         raise unreadable(path, error) from error
 
 
-def not_utf8(path: Path, offset: int) -> DataError:
-    what = f"not UTF-8 text: byte {offset} can't be decoded"
-    return DataError(what, where=str(path), next_step="convert the file to UTF-8 (iconv -f ENCODING -t UTF-8), or leave it out")
+def not_utf8(path: Path, offset: int, start: bytes) -> DataError:
+    """start: the first bytes, which may tell what it is instead."""
+    for mark, name in COMPRESSED.items():
+        if start.startswith(mark):
+            return DataError(f"a file compressed by {name}, not text", where=str(path), next_step="unpack it, or leave it out")
+    what, encoding = f"not UTF-8 text: byte {offset} can't be decoded", "ENCODING"
+    if start.startswith(UTF16_MARKS):
+        what, encoding = "UTF-16 text, not UTF-8", "UTF-16"
+    return DataError(what, where=str(path), next_step=f"convert the file to UTF-8 (iconv -f {encoding} -t UTF-8), or leave it out")
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

@@ -119,11 +119,14 @@ def find_checkpoint(path: Path, or_else: str = "") -> tuple[RunDir, Path]:
         raise RunError(
             "a checkpoint outside its run folder", where=str(path), next_step="give a checkpoint inside a run folder, with its recipe.yaml"
         )
+    next_step = "give the run folder that `moecli train` named"
+    if not or_else and (path / "config.json").is_file():
+        next_step = f"if it is a Hugging Face folder: `moecli convert {path} NEW_RUN` makes a run of it"
     raise RunError(
         "neither a run folder nor a checkpoint",
         where=str(path),
         allowed=", or ".join(["a folder with checkpoints/latest in it", "one such as checkpoints/step-300", *filter(None, [or_else])]),
-        next_step="give the run folder that `moecli train` named",
+        next_step=next_step,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,25 @@ def test_not_utf8_names_file_and_byte(tmp_path, small_blocks, data, offset):
     assert str(path) in str(caught.value)
     assert f"byte {offset} " in str(caught.value)
     assert "iconv" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("pack", "what"),
+    [
+        (gzip.compress, "compressed by gzip"),
+        (bz2.compress, "compressed by bzip2"),
+        (lzma.compress, "compressed by xz"),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data[::-1], "compressed by zstd"),
+        (lambda data: b"PK\x03\x04\xff" + data, "compressed by zip"),
+        (lambda data: data.decode().encode("utf-16"), "UTF-16 text"),
+    ],
+)
+def test_what_is_known_by_its_first_bytes_is_named(tmp_path, pack, what):
+    path = tmp_path / "a.txt"
+    path.write_bytes(pack("Grüße\n".encode() * 100))
+    with pytest.raises(DataError, match=what) as caught:
+        list(read_blocks(path))
+    assert ("iconv -f UTF-16 -t UTF-8" if what == "UTF-16 text" else "unpack it") in caught.value.next_step
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

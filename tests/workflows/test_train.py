@@ -353,6 +353,11 @@ def test_run_arguments(tiny_recipe):
     for path, message in ((Path("nowhere"), "no such folder"), (Path("run/routing"), "neither a run folder nor a checkpoint")):
         with pytest.raises(RunError, match=message):
             find_checkpoint(path)
+    Path("theirs").mkdir()
+    Path("theirs/config.json").write_text("{}")
+    with pytest.raises(RunError, match="neither a run folder nor a checkpoint") as caught:
+        find_checkpoint(Path("theirs"))
+    assert caught.value.next_step is not None and "`moecli convert theirs NEW_RUN`" in caught.value.next_step
 
 
 def test_an_atomic_folder_is_whole_or_not_there(tmp_path):

@@ -81,6 +81,8 @@ class FilesCorpus(Corpus):
         # Even a stream writes a lock file to its cache folder: it gets one that is gone afterwards.
         scratch_errors = disk_errors("the folder for temporary files", "free some space there, or set TMPDIR to another folder")
         with scratch_errors, tempfile.TemporaryDirectory() as scratch, quiet_datasets(), _readable(path):
+            if reader == "parquet" and _has_no_rows(path):
+                return
             options = _csv_options(path) if reader == "csv" else {}
             name = glob.escape(str(path))
             rows = datasets.load_dataset(reader, data_files=[name], split="train", streaming=True, cache_dir=scratch, **options)
@@ -169,6 +171,13 @@ def _readable(path: Path) -> Iterator[None]:
             raise
         what = _first_bad_line(path) or f"not a {path.suffix[1:]} file: {error}"
         raise DataError(what, where=str(path), next_step="put the file right, or leave it out") from error
+
+
+def _has_no_rows(path: Path) -> bool:
+    """Of a Parquet file, which `datasets` could not read then."""
+    from pyarrow.parquet import read_metadata
+
+    return bool(read_metadata(path).num_rows == 0)
 
 
 def _first_bad_line(path: Path) -> str:

@@ -162,6 +162,17 @@ def test_not_utf8(tmp_path, name):
     assert "byte 7 " in message
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.parquet"])
+def test_a_file_without_anything_in_it_has_no_documents(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    if name == "a.csv":
+        path.write_text("text\n")
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    assert read(path) == []
+
+
 def test_half_a_surrogate_pair(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "\\ud800"}\n')
