@@ -1,11 +1,11 @@
-"""How fast float32 products of experts' rows are: by torch and by oneDNN expert by expert, and in C in one call; forward and gradients.
+"""How fast float32 products of experts' rows are, many and few: by torch and by oneDNN expert by expert, and in C in one call.
 
     python -m benchmarks products                           # a minute, 2 GB
 
-Knows random matrices. A row is so many products of so many rows with a weight each; figures are billions of multiplications and additions
-per second, medians over rounds in which all take turns. "dW, oneDNN" is what moecli does beside experts: small ones are torch's there too.
-With few rows, as in generation, reading the weights is the work: the second table has the gigabytes of weights per second, and those of
-their sum.
+Knows random matrices. A line of the first table is so many products of so many rows with a weight each; figures are billions of
+multiplications and additions per second, medians over rounds in which all take turns. "dW, oneDNN" is what moecli does beside experts:
+small ones are torch's there too. With few rows, as in generation, reading the weights is the work: the second table has the gigabytes of
+weights per second, and those of their sum.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHAPES = (
     (1, 4096, 512, 2048),
 )
 # Of the second table: weights that no cache holds, and rows of each expert.
-LARGE, FEW_ROWS = (32, 1024, 4096), (1, 2, 4, 8, 16)
+LARGE, ROWS_OF_EACH = (32, 1024, 4096), (1, 2, 4, 8, 16)
 LIBRARIES = ("torch", "oneDNN", "C")
 PRODUCTS = ("y", "dx", "dW")
 
@@ -62,8 +62,9 @@ def calls(num_experts: int, num_rows: int, num_inputs: int, num_outputs: int) ->
 def print_table_of_few_rows(rounds: int, cpu: torch.device) -> None:
     num_experts, num_inputs, num_outputs = LARGE
     names = [*(name for name in calls(1, 1, 1, 1) if name.startswith("y")), "their sum"]
-    print(f"\n| rows of each of {num_experts} experts, {num_inputs:,}, {num_outputs:,} | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for num_rows in FEW_ROWS:
+    print(f"\nGB/s of weights, {rounds} rounds\n")
+    print(f"| rows of each of {num_experts} experts, {num_inputs:,}, {num_outputs:,} | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for num_rows in ROWS_OF_EACH:
         speeds = gigabytes_per_second(num_rows, names, rounds, cpu)
         print(f"| {num_rows} | {' | '.join(f'{speed:.1f}' for speed in speeds)} |")
 
@@ -90,7 +91,7 @@ def main() -> None:
     keep_freed_memory()  # else whoever has a large result waits for the system to clear its pages
     cpu = torch.device("cpu")
     names = list(calls(1, 1, 1, 1))
-    print(f"{machine(cpu)}, {arguments.rounds} rounds\n")
+    print(f"{machine(cpu)}; billions per second, {arguments.rounds} rounds\n")
     print(f"| experts, rows of each, inputs, outputs | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for shape in SHAPES:
         measured = take_turns({name: partial(seconds_of, call, cpu) for name, call in calls(*shape).items()}, arguments.rounds)

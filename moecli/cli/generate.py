@@ -76,7 +76,7 @@ def generate_command(
         typer.Option(
             "--compile",
             help="Make one program of the step of a token first (torch.compile; needs a C++ compiler). That takes 10 to 15 seconds, 3 the "
-            "next time; then small models write 4 times as fast, large ones 1.2 times. Pays for thousands of tokens of one text; "
+            "next time; then small models write 4 to 5 times as fast, large ones 1.2 times. Pays for thousands of tokens of one text; "
             "several at a time may be slower.",
         ),
     ] = False,

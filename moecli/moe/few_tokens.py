@@ -16,7 +16,7 @@ from moecli.moe.activations import Activation
 from moecli.moe.linear import linear
 
 # With more experts than this to a chosen one, telling C of all that were not chosen takes longer than taking the chosen ones one by one.
-EXPERTS_PER_ROW = 64
+MOST_EXPERTS_PER_ROW = 64
 
 
 def run_one_token(
@@ -38,7 +38,7 @@ def run_one_token(
 
 def _products(x_KI: Tensor, weights_EOI: Tensor, experts: list[int]) -> Tensor:
     """x W^T of each row with the weights of its expert, [K, I] -> [K, O]; experts ascend."""
-    if len(weights_EOI) <= EXPERTS_PER_ROW * len(experts) and grouped_product.takes(x_KI, weights_EOI):
+    if len(weights_EOI) <= MOST_EXPERTS_PER_ROW * len(experts) and grouped_product.takes(x_KI, weights_EOI):
         lengths = [0] * len(weights_EOI)
         for expert in experts:
             lengths[expert] += 1

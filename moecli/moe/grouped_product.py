@@ -52,6 +52,7 @@ def product(x_NI: Tensor, weights_EIO: Tensor, lengths: Sequence[int]) -> Tensor
         weights_EIO: contiguous, or transposed from a contiguous [E, O, I].
         lengths: rows of each expert, N together.
     """
+    assert not (torch.is_grad_enabled() and (x_NI.requires_grad or weights_EIO.requires_grad)), "no gradient would come back"
     y_NO: Tensor = torch.ops.moecli.grouped_product.default(x_NI, weights_EIO, lengths)
     return y_NO
 
@@ -62,15 +63,16 @@ def write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: Sequen
 
 
 OPERATIONS = torch.library.Library("moecli", "FRAGMENT")
-OPERATIONS.define("grouped_product(Tensor x, Tensor weights, int[] lengths) -> Tensor")
-OPERATIONS.define("grouped_weight_gradients(Tensor doutput, Tensor input, int[] lengths, Tensor(a!) gradients) -> ()")
+OPERATIONS.define("grouped_product(Tensor x, Tensor weights, SymInt[] lengths) -> Tensor")
+OPERATIONS.define("grouped_weight_gradients(Tensor doutput, Tensor input, SymInt[] lengths, Tensor(a!) gradients) -> ()")
 
 
 @torch.library.impl("moecli::grouped_product", "CPU", lib=OPERATIONS)
 def _product(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
     num_experts, num_inputs, num_outputs = weights_EIO.shape
     y_NO = x_NI.new_empty(len(x_NI), num_outputs)
-    _check(x_NI.is_contiguous() and x_NI.shape == (sum(lengths), num_inputs) and len(lengths) == num_experts, x_NI, weights_EIO)
+    fits = x_NI.is_contiguous() and x_NI.shape == (sum(lengths), num_inputs)
+    _check(fits and _are_lengths(lengths, num_experts), x_NI, weights_EIO)
     assert LIBRARY is not None
     LIBRARY.grouped_product(
         *(tensor.data_ptr() for tensor in (x_NI, weights_EIO, y_NO)),
@@ -82,7 +84,7 @@ def _product(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
 
 @torch.library.register_fake("moecli::grouped_product", lib=OPERATIONS)
 def _empty_product(x_NI: Tensor, weights_EIO: Tensor, lengths: list[int]) -> Tensor:
-    return x_NI.new_empty(len(x_NI), weights_EIO.shape[2])
+    return x_NI.new_empty(x_NI.shape[0], weights_EIO.shape[2])  # len() would be a number, and each a program of its own
 
 
 @register_flop_formula(torch.ops.moecli.grouped_product)
@@ -95,7 +97,7 @@ def _write_weight_gradients(doutput_NO: Tensor, input_NI: Tensor, lengths: list[
     num_experts, num_outputs, num_inputs = gradients_EOI.shape
     shapes_fit = doutput_NO.shape == (sum(lengths), num_outputs) and input_NI.shape == (sum(lengths), num_inputs)
     are_contiguous = all(tensor.is_contiguous() for tensor in (doutput_NO, input_NI, gradients_EOI))
-    _check(shapes_fit and are_contiguous and len(lengths) == num_experts, doutput_NO, input_NI, gradients_EOI)
+    _check(shapes_fit and are_contiguous and _are_lengths(lengths, num_experts), doutput_NO, input_NI, gradients_EOI)
     assert LIBRARY is not None
     LIBRARY.grouped_weight_gradient(
         *(tensor.data_ptr() for tensor in (doutput_NO, input_NI, gradients_EOI)),
@@ -115,6 +117,10 @@ def _is_readable(tensor: Tensor) -> bool:
 
 def _lies_transposed(tensor: Tensor) -> bool:
     return tensor.dim() == 3 and tensor.transpose(1, 2).is_contiguous()
+
+
+def _are_lengths(lengths: list[int], num_experts: int) -> bool:
+    return len(lengths) == num_experts and min(lengths, default=0) >= 0
 
 
 def _check(fits: bool, *tensors: Tensor) -> None:

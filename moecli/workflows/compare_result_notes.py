@@ -64,8 +64,10 @@ def _machine_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[s
     notes = []
     if len(runs_on) > 1:
         told = "; ".join(f"{', '.join(names)} on {_words(machine)}" for machine, names in runs_on)
-        alike = "on the same machine with the same threads and products"
-        notes.append(f"not all runs were trained {alike}, so their seconds can't be compared: {told}")
+        notes.append(f"not all runs were trained alike (machine, threads, products in C), so their seconds can't be compared: {told}")
+    if len({machine["products_in_c"] for machine, _ in runs_on}) > 1:
+        why = "moe/grouped_product.c was not compiled there, is not for that device, or is newer than the run"
+        notes.append(f"some runs had no products in C ({why}), so losses have other last digits, too")
     present = describe_machine(pick_device(results[0].arm.recipe.training.device))
     here = {key: present[key] for key in MACHINE}
     if here not in [machine for machine, _ in runs_on]:
@@ -75,5 +77,5 @@ def _machine_notes(results: Sequence[ArmResult], seeds: Sequence[int]) -> list[s
 
 def _words(machine: Machine) -> str:
     threads, cpus = (f"{machine[key]} {noun}{'s' * (machine[key] != 1)}" for key, noun in (("threads", "thread"), ("cpus", "CPU")))
-    products = f"experts' products {'in C' if machine['products_in_c'] else 'by torch'}"
-    return f"{machine['device']} ({threads}, {cpus}, {machine['platform']}, {products})"
+    products = ", products in C" if machine["products_in_c"] else ""
+    return f"{machine['device']} ({threads}, {cpus}, {machine['platform']}{products})"

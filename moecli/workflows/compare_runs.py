@@ -149,7 +149,7 @@ def read_finished(run: RunDir) -> FinishedRun:
 def _read_machine(run: RunDir) -> dict[str, Any]:
     environment = read_object(run.environment, OTHER_PLACE)
     machine = {key: environment.value(key) for key in MACHINE if key != "products_in_c"}
-    machine["products_in_c"] = environment.content.get("products_in_c", False)  # runs from before there were any say nothing
+    machine["products_in_c"] = environment.content.get("products_in_c", False)  # a run from before there were any says nothing
     for key, value in machine.items():
         is_of_type = isinstance(value, MACHINE[key]) and isinstance(value, bool) == (MACHINE[key] is bool)
         if not is_of_type or (type(value) is int and value < 1):

@@ -39,8 +39,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        # Whether moecli/moe/grouped_product.c runs here. Losses have other last digits without.
-        "products_in_c": grouped_product.LIBRARY is not None,
+        # Whether moecli/moe/grouped_product.c multiplies. Losses have other last digits without.
+        "products_in_c": device.type == "cpu" and grouped_product.LIBRARY is not None,
     }
 
 

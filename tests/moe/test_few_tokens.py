@@ -92,7 +92,7 @@ def test_one_of_very_many_experts_is_taken_by_itself(monkeypatch):
     chosen = (expert_ids_K, torch.rand(2), experts.in_proj, experts.out_proj, experts.activation, torch.float32)
     expected_TD = run_one_token(x_TD, *chosen)
     for most, calls in ((3, 2), (2, 0)):
-        monkeypatch.setattr(few_tokens, "EXPERTS_PER_ROW", most)
+        monkeypatch.setattr(few_tokens, "MOST_EXPERTS_PER_ROW", most)
         with Operations() as operations:
             torch.testing.assert_close(run_one_token(x_TD, *chosen), expected_TD)
         assert operations.names.count("moecli::grouped_product") == calls

@@ -188,6 +188,11 @@ def test_torch_knows_the_operations():
     assert counter.get_total_flops() == 2 * 5 * 8 * 4
     with FakeTensorMode():
         assert grouped_product.product(torch.empty(5, 8), torch.empty(2, 8, 4), [2, 3]).shape == (5, 4)
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(torch.ops.moecli.grouped_product, (x_NI, weights_EOI.transpose(1, 2), [2, 3]), test_utils=checks)
+    torch.library.opcheck(
+        torch.ops.moecli.grouped_weight_gradients, (dy_NO, x_NI, [2, 3], torch.empty_like(weights_EOI)), test_utils=checks
+    )
     traced = make_fx(grouped_product.product, tracing_mode="fake")(x_NI, weights_EOI.transpose(1, 2), [2, 3])
     assert torch.equal(
         traced(x_NI, weights_EOI.transpose(1, 2), [2, 3]), grouped_product.product(x_NI, weights_EOI.transpose(1, 2), [2, 3])
@@ -238,11 +243,22 @@ def test_bits_depend_neither_on_threads_nor_on_the_other_experts():
 @needs_library
 def test_tensors_that_do_not_fit_are_refused():
     x_NI, weights_EOI, _ = random_tensors([2, 3], 8, 4)
-    for bad_x_NI, lengths in ((x_NI, [2, 2]), (x_NI, [5]), (x_NI[:, :7], [2, 3]), (x_NI.t().contiguous().t(), [2, 3])):
+    for bad_x_NI, lengths in ((x_NI, [2, 2]), (x_NI, [5]), (x_NI, [-1, 6]), (x_NI[:, :7], [2, 3]), (x_NI.t().contiguous().t(), [2, 3])):
         with pytest.raises(ValueError, match="fit each other"):
             grouped_product.product(bad_x_NI, weights_EOI.transpose(1, 2), lengths)
     with pytest.raises(ValueError, match="fit each other"):
         grouped_product.product(x_NI, torch.randn(2, 8, 8)[:, :, ::2], [2, 3])
+    with pytest.raises(ValueError, match="fit each other"):
+        grouped_product.write_weight_gradients(torch.randn(5, 4), x_NI, [-1, 6], torch.empty_like(weights_EOI))
+
+
+@needs_library
+def test_a_product_whose_gradient_is_asked_for_is_refused():
+    x_NI, weights_EOI, _ = random_tensors([2, 3], 8, 4)
+    with pytest.raises(AssertionError, match="no gradient"):
+        grouped_product.product(x_NI.requires_grad_(), weights_EOI.transpose(1, 2), [2, 3])
+    with torch.no_grad():
+        grouped_product.product(x_NI, weights_EOI.transpose(1, 2), [2, 3])
 
 
 def test_it_takes_float32_on_a_cpu_where_the_library_is(monkeypatch):

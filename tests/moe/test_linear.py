@@ -18,8 +18,15 @@ needs_library = pytest.mark.skipif(
 
 
 @pytest.fixture
-def rows_in_c(monkeypatch) -> list[int]:
-    """The number of rows of each product in C, for which no weight is too small."""
+def for_small_weights(monkeypatch) -> None:
+    """Few rows are for C, however small the weights."""
+    monkeypatch.setattr(linear_module, "LEAST_WEIGHTS_IN_C", 1)
+    monkeypatch.setattr(onednn, "IS_FASTER_HERE", False)
+
+
+@pytest.fixture
+def rows_in_c(for_small_weights, monkeypatch) -> list[int]:
+    """The number of rows of each product in C."""
     rows: list[int] = []
     product = grouped_product.product
 
@@ -28,8 +35,6 @@ def rows_in_c(monkeypatch) -> list[int]:
         return product(x_NI, weights_EIO, lengths)
 
     monkeypatch.setattr(grouped_product, "product", counted)
-    monkeypatch.setattr(linear_module, "LEAST_WEIGHTS_IN_C", 1)
-    monkeypatch.setattr(onednn, "IS_FASTER_HERE", False)
     return rows
 
 
@@ -95,20 +100,31 @@ def test_it_takes_many_weights_to_call_c(rows_in_c, monkeypatch):
 
 
 @needs_library
-@pytest.mark.parametrize("num_rows", [2, 8])
 @torch.no_grad()
-def test_a_compiler_takes_few_rows_as_one_graph(num_rows, rows_in_c):
+def test_a_compiler_makes_one_program_for_all_small_batches(for_small_weights):
     torch.manual_seed(0)
-    layer, x_NI = Linear(8, 6), torch.randn(num_rows, 8)
-    graphs: list[str] = []
+    torch.compiler.reset()  # programs of other tests count, too
+    layer, graphs = Linear(8, 6), []
 
     def backend(module: GraphModule, inputs: list[Tensor]) -> GraphModule:
         graphs.append(str(module.graph))
         return module
 
-    compiled = torch.compile(layer, fullgraph=True, backend=backend)
-    torch.testing.assert_close(compiled(x_NI), F.linear(x_NI, layer.weight, layer.bias))
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    for num_rows in (2, 3, 5, 8):
+        x_NI = torch.randn(num_rows, 8)
+        torch.testing.assert_close(compiled(x_NI), F.linear(x_NI, layer.weight, layer.bias))
     assert len(graphs) == 1 and "moecli.grouped_product" in graphs[0]
+
+
+@needs_library
+@torch.no_grad()
+def test_what_does_not_fit_is_refused_by_torch(rows_in_c):
+    weight_OI, bias_O = torch.randn(6, 8), torch.randn(6)
+    for x_NI, bias in ((torch.randn(4, 4), bias_O), (torch.randn(2, 8), bias_O.double())):
+        with pytest.raises(RuntimeError):
+            linear(x_NI, weight_OI, bias)
+    assert rows_in_c == []
 
 
 @needs_library

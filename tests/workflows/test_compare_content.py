@@ -187,15 +187,25 @@ def test_the_machine_is_that_of_the_runs(plan):
     assert not [note for note in content["notes"] if "machine" in note or "measured on" in note]
 
 
-@pytest.mark.parametrize("change", [{"device": "Abacus"}, {"threads": 77}, {"cpus": 55}, {"platform": "Plan 9"}, {"products_in_c": None}])
+@pytest.mark.parametrize("change", [{"device": "Abacus"}, {"threads": 77}, {"cpus": 55}, {"platform": "Plan 9"}])
 def test_runs_of_other_machines_are_told(plan, change):
     moe, dense = results(plan)
-    told = str(next(iter(change.values())))
-    if "products_in_c" in change:
-        change = {"products_in_c": not here()["products_in_c"]}
-        told = "experts' products in C" if change["products_in_c"] else "experts' products by torch"
     other = replace(dense.runs[1], machine=here() | change)
     content = comparison_content(plan, [moe, replace(dense, runs=(dense.runs[0], other))])
     (note,) = [note for note in content["notes"] if "their seconds can't be compared" in note]
     assert "tiny seed 0, dense-active seed 0, tiny seed 1" in note or "tiny seed 0, tiny seed 1, dense-active seed 0 on cpu" in note
-    assert f"dense-active seed 1 on {other.machine['device']}" in note and told in note
+    assert f"dense-active seed 1 on {other.machine['device']}" in note and str(next(iter(change.values()))) in note
+
+
+@pytest.mark.parametrize("in_c", [True, False])
+def test_runs_with_and_without_products_in_c_are_told(plan, in_c):
+    moe, dense = results(plan)
+    one, other = (replace(run, machine=here() | {"products_in_c": has}) for run, has in zip(dense.runs, (in_c, not in_c), strict=True))
+    moe = replace(moe, runs=tuple(replace(run, machine=one.machine) for run in moe.runs))
+    notes = comparison_content(plan, [moe, replace(dense, runs=(one, other))])["notes"]
+    (seconds,) = [note for note in notes if "their seconds can't be compared" in note]
+    with_c = "dense-active seed 0" if in_c else "dense-active seed 1"
+    assert [with_c in part for part in seconds.split("; ") if "products in C)" in part.split(" on cpu")[-1]] == [True]
+    assert len([note for note in notes if "last digits" in note]) == 1
+    alike = comparison_content(plan, [moe, replace(dense, runs=(one, replace(other, machine=one.machine)))])["notes"]
+    assert not [note for note in alike if "last digits" in note or "can't be compared" in note]
