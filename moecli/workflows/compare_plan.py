@@ -19,8 +19,7 @@ from moecli.recipe.schema import Recipe
 from moecli.workflows.compare_arms import Arm, ArmRecipe, Match, Matched, build_arms, check_can_be_compared, check_same_tokens_if_masked
 from moecli.workflows.compare_notes import Measure, comparison_notes, measure_of, unit_of
 from moecli.workflows.compare_runs import OTHER_PLACE, RunState, as_run_dir, run_state
-from moecli.workflows.run_dir import OUTPUTS, RunDir, write_atomically
-from moecli.workflows.run_path import is_begun
+from moecli.workflows.run_dir import OUTPUTS, RunDir, checkpoint_steps, write_atomically
 from moecli.workflows.stats_folder import OTHER_OUT, dense_comparison_target
 
 __all__ = ["ArmRecipe", "ComparisonPlan", "Match", "PlannedRun", "plan_comparison"]
@@ -149,7 +148,7 @@ def plan_comparison(
     _check_numbers(base.recipe, others, matches, num_seeds)
     check_can_be_compared(base, others)
     folder = out or OUTPUTS / base.recipe.name / "compare-dense"
-    if is_begun(folder):
+    if checkpoint_steps(RunDir(folder)):
         raise RunError("this is the folder of a run, and a comparison has several", where=str(folder), next_step=OTHER_OUT)
     dense_comparison_target(folder)
     arms, matched = build_arms(base, others, matches)
