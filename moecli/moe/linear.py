@@ -48,8 +48,9 @@ def row_product(x_1I: Tensor, weight_OI: Tensor) -> Tensor:
 
 def _is_for_c(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> bool:
     """Whether few rows meet many weights, of a kind that C can multiply."""
-    is_large = weight_OI.numel() >= LEAST_WEIGHTS_IN_C and 0 < x_I.numel() <= grouped_product.FEW_ROWS * weight_OI.shape[1]
-    if not is_large or x_I.shape[-1] != weight_OI.shape[1] or not x_I.is_contiguous():
+    has_many_weights = weight_OI.numel() >= LEAST_WEIGHTS_IN_C
+    has_few_rows = 0 < x_I.numel() <= grouped_product.FEW_ROWS * weight_OI.shape[1]
+    if not (has_many_weights and has_few_rows and x_I.shape[-1] == weight_OI.shape[1] and x_I.is_contiguous()):
         return False
     tensors = (x_I, weight_OI) if bias_O is None else (x_I, weight_OI, bias_O)
     return grouped_product.takes(*tensors) and compute_dtype(x_I) == x_I.dtype

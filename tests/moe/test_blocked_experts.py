@@ -16,6 +16,7 @@ from moecli.moe.blocked_experts import blocks_of
 from moecli.moe.dispatch import ExpertQueues
 from moecli.moe.experts import Experts
 from moecli.training.peak_memory import LiveTensors
+from tests.moe.needs import needs_library
 from tests.operations import Operations
 
 LENGTHS = [3, 0, 1, 4, 0, 9, 2]
@@ -80,7 +81,7 @@ def test_blocks_of_any_size_give_the_same(num_blocks, activation, monkeypatch):
         torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.skipif(grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512")
+@needs_library
 @pytest.mark.parametrize("block_bytes", [1, 2**20])
 def test_a_block_has_six_products_each_in_one_call(block_bytes, monkeypatch):
     experts, x_TD = experts_and_input()

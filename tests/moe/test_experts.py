@@ -17,6 +17,7 @@ from moecli.moe.dispatch import ExpertQueues, dispatch_dropless
 from moecli.moe.experts import Experts, can_run_grouped, compute_dtype, run_blocked, run_grouped
 from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing
+from tests.moe.needs import needs_library
 from tests.moe.oracle import expert_output, weighted_experts
 
 D_MODEL, D_EXPERT = 12, 8  # multiples of 4, as grouped_mm wants in float32
@@ -25,11 +26,9 @@ D_MODEL, D_EXPERT = 12, 8  # multiples of 4, as grouped_mm wants in float32
 Run = Callable[..., Tensor]
 
 
-@pytest.fixture(params=["blocked", "blocked, expert by expert", "grouped"])
+@pytest.fixture(params=[pytest.param("blocked", marks=needs_library), "blocked, expert by expert", "grouped"])
 def run(request, monkeypatch) -> Run:
     """A way of running the experts."""
-    if request.param == "blocked" and grouped_product.LIBRARY is None:
-        pytest.skip("grouped_product.c is not compiled, or this processor has no AVX-512")
     if request.param == "blocked, expert by expert":
         monkeypatch.setattr(grouped_product, "LIBRARY", None)
     return run_grouped if request.param == "grouped" else run_blocked

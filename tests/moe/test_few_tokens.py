@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moecli.moe import few_tokens, grouped_product
+from moecli.moe import few_tokens
 from moecli.moe.activations import ACTIVATIONS
 from moecli.moe.dispatch import dispatch_dropless
 from moecli.moe.experts import Experts
@@ -18,12 +18,10 @@ from moecli.moe.layers import SparseMoE, SparseMoEConfig
 from moecli.moe.routers import ROUTERS
 from moecli.moe.routers.base import token_choice
 from moecli.moe.routing import Routing, Tokens
+from tests.moe.needs import needs_library
 from tests.moe.oracle import expert_output, weighted_experts
 from tests.operations import Operations
 
-needs_library = pytest.mark.skipif(
-    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
-)
 D_MODEL, D_EXPERT = 12, 8
 
 

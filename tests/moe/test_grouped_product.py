@@ -18,10 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from moecli.moe import grouped_product
-
-needs_library = pytest.mark.skipif(
-    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
-)
+from tests.moe.needs import needs_library
 
 # Lengths of the experts' queues, inputs, outputs. Tiles have 6 rows and 64 columns, of 16 each; blocks 192, 256, and a depth of 256. Up to
 # 8 rows are another way, in blocks of 64 columns if all experts have so few.

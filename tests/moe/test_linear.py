@@ -11,10 +11,7 @@ from torch.fx import GraphModule
 from moecli.moe import grouped_product, onednn
 from moecli.moe import linear as linear_module
 from moecli.moe.linear import Linear, linear, row_product
-
-needs_library = pytest.mark.skipif(
-    grouped_product.LIBRARY is None, reason="grouped_product.c is not compiled, or this processor has no AVX-512"
-)
+from tests.moe.needs import needs_library
 
 
 @pytest.fixture
